@@ -1,0 +1,243 @@
+"""The one `torch.optim.Optimizer` behind the public classes: state, groups, checkpoints."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from . import execution, proximal, validation
+from .proximal import ProximalMap
+from .update import Form
+
+_MOMENTS = ("exp_avg", "exp_avg_sq", "exp_avg_sq_root", "max_exp_avg_sq", "max_exp_avg_sq_root", "start")
+
+
+class AdamFamily(Optimizer):
+    """What ProxAdam, ScaleFreeAdamW and AdamL2 share; they are its public faces and document the options.
+
+    State of a parameter, created at its first step with a gradient:
+
+    - `step`: number of steps, a 0-d float32 tensor on the CPU (with `capturable`: on the parameter's device);
+    - `exp_avg`: first moment, of the parameter's shape and layout, float32 for bf16 and fp16 parameters and the
+      parameter's own dtype otherwise (a DTensor for a DTensor);
+    - `exp_avg_sq`: second moment, likewise; with eps = 0 instead `exp_avg_sq_root`, its root;
+    - `max_exp_avg_sq` (or `max_exp_avg_sq_root`): with amsgrad;
+    - `start`: the starting weights, with proximal="l2_start".
+
+    Bytes per parameter beside the parameter and its gradient: 8 in float32, bf16 and fp16, 16 in float64; 4 (8) more
+    each for amsgrad and l2_start. Stochastic rounding stores nothing.
+    """
+
+    rule: ClassVar[str]
+    _proximal_maps: dict[str, ProximalMap]  # maps of the user's own, by name: state dicts hold plain values only
+    _given_starts: dict[int, list[Tensor]]  # starting weights given as tensors, by the group's number
+
+    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+        self._proximal_maps, self._given_starts = {}, {}
+        if isinstance(defaults["betas"], tuple) and any(isinstance(b, Tensor) for b in defaults["betas"]):
+            defaults["betas"] = tuple(b.item() if isinstance(b, Tensor) else b for b in defaults["betas"])
+        starts = self._plain(defaults)
+        validation.check(defaults, type(self).__name__)
+        super().__init__(params, defaults)
+        if starts is not None:
+            if len(self.param_groups) != 1:
+                raise ValueError("start as tensors goes with one parameter group; give each group a start of its own")
+            self._given_starts[0] = proximal.check_starts(starts, self.param_groups[0]["params"])
+
+    def _plain(self, options: dict[str, Any]) -> list[Tensor] | None:
+        """Replace a proximal map by its name, and starting weights by "given"; returns those."""
+        if "proximal" in options and options["proximal"] not in self._proximal_maps:
+            chosen = proximal.resolve(options["proximal"], options.get("l1_ratio"))
+            if chosen.name not in proximal.PROXIMAL_MAPS:
+                self._proximal_maps[chosen.name] = chosen
+            options["proximal"] = chosen.name
+            if type(chosen) is proximal.ElasticNet:
+                options["l1_ratio"] = chosen.l1_ratio
+        start = options.get("start")
+        if start is None or isinstance(start, str):
+            return None
+        options["start"] = "given"
+        return list(start)
+
+    @torch._disable_dynamo
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; what it does not set comes from the constructor, and all of it is checked first.
+
+        Raises:
+            ValueError: an option outside its range, or a combination that is not possible.
+        """
+        group = dict(param_group) if isinstance(param_group, dict) else param_group
+        starts = None
+        if isinstance(group, dict):  # anything else is refused by torch, in its words
+            starts = self._plain(group)
+            validation.check({**self.defaults, **group}, type(self).__name__)
+            group.setdefault("initial_lr", float(group.get("lr", self.defaults["lr"])))
+        super().add_param_group(group)
+        if starts is not None:
+            number = len(self.param_groups) - 1
+            self._given_starts[number] = proximal.check_starts(starts, self.param_groups[number]["params"])
+
+    # --- one step ---------------------------------------------------------------------------------------------------
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: evaluates the model again, calls `backward` and returns the loss; optional.
+
+        Returns:
+            What the closure returned, or None.
+
+        Raises:
+            RuntimeError: a sparse gradient; nothing has been changed then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._step_groups()
+        return loss
+
+    @torch._disable_dynamo
+    def _step_groups(self) -> None:
+        work = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
+        for params in work:
+            for p in params:
+                if p.grad.layout != torch.strided:
+                    raise RuntimeError(
+                        f"{type(self).__name__} does not support sparse gradients (got one for a parameter of shape "
+                        f"{tuple(p.shape)}); set sparse=False in its layer, or give it to torch.optim.SparseAdam"
+                    )
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            for number, (group, params) in enumerate(zip(self.param_groups, work, strict=True)):
+                if params:
+                    form = self._form(group)
+                    states = self._states(params, number, group, form)
+                    generators = self._generators(params, states, number, group)
+                    execution.step_group(params, states, group, form, generators)
+
+    def _form(self, group: dict[str, Any]) -> Form:
+        decays, chosen = group["weight_decay"] != 0, None
+        if decays and group.get("proximal", "l2") != "l2":
+            name = group["proximal"]
+            chosen = self._proximal_maps.get(name) or proximal.resolve(name, group["l1_ratio"])
+        return Form(
+            rule=self.rule,
+            scale_free=group["eps"] == 0,
+            atan2=group.get("direction") == "atan2",
+            amsgrad=group["amsgrad"],
+            maximize=group["maximize"],
+            decays=decays,
+            proximal=chosen,
+            functional=group["differentiable"] or group["compile"],
+            differentiable=group["differentiable"],
+        )
+
+    def _states(self, params: list[Tensor], number: int, group: dict[str, Any], form: Form) -> list[dict[str, Any]]:
+        needed = {"step", "exp_avg", second_key(form)}
+        if form.amsgrad:
+            needed.add(f"max_{second_key(form)}")
+        if form.proximal is not None and form.proximal.needs_start:
+            needed.add("start")
+        states = [self.state[p] for p in params]
+        for index, (param, state) in enumerate(zip(params, states, strict=True)):
+            if not needed <= state.keys() or not isinstance(state["step"], Tensor):
+                self._fill(state, needed, param, index, number, group, form)
+        return states
+
+    def _fill(
+        self, state: dict[str, Any], needed: set[str], param: Tensor, index: int, number: int, group: Any, form: Form
+    ) -> None:
+        """Create what a parameter's state lacks, from what it has where that says it."""
+        fresh = "exp_avg" not in state
+        device = param.device if group["capturable"] else "cpu"
+        if not isinstance(state.setdefault("step", 0.0), Tensor):
+            state["step"] = torch.tensor(float(state["step"]), dtype=torch.float32, device=device)
+        _adapt_second_moment(state, form.scale_free)
+        if "start" in needed and "start" not in state:
+            given = self._given_starts.get(number)
+            if given is not None:
+                index = next(i for i, p in enumerate(group["params"]) if p is param)
+                state["start"] = execution.like_param(param, given[index])
+            elif fresh:
+                state["start"] = execution.like_param(param, None)
+            else:
+                raise ValueError(
+                    "proximal='l2_start' with start='current' can't go on from a state that has no start: load one "
+                    "that was saved with l2_start, or give start as tensors"
+                )
+        for key in needed - state.keys():
+            state[key] = torch.zeros_like(
+                param, dtype=execution.moment_dtype(param), memory_format=torch.preserve_format, requires_grad=False
+            )
+
+    def _generators(
+        self, params: list[Tensor], states: list[dict[str, Any]], number: int, group: dict[str, Any]
+    ) -> dict[torch.device, torch.Generator] | None:
+        """Random bits that depend on seed, step and group alone, so that a resumed run draws the same ones."""
+        if group["rounding"] == "nearest" or not any(execution.is_low_precision(p.dtype) for p in params):
+            return None
+        text = f"{group['seed']} {max(float(s['step']) for s in states)} {number}"
+        seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
+        return {device: torch.Generator(device).manual_seed(seed) for device in {p.device for p in params}}
+
+    # --- checkpoints ------------------------------------------------------------------------------------------------
+
+    @torch._disable_dynamo
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state dict of this class, of an older version, or of `torch.optim.AdamW` or `Adam`.
+
+        Moments keep the dtype that they were saved in (torch would cast them to a bf16 parameter's own). Options that
+        the state dict lacks stay as the constructor set them, `initial_lr` among them. A second moment is turned into
+        its root, or back, at the next step, as `eps` asks.
+
+        Raises:
+            ValueError: another number of groups or parameters, or an option outside its range.
+        """
+        loaded: list[dict[str, Any]] = []
+        handle = self.register_load_state_dict_pre_hook(lambda _, final: loaded.append(final))  # runs last
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+        ids = [i for group in loaded[0]["param_groups"] for i in group["params"]]
+        params = [p for group in self.param_groups for p in group["params"]]
+        for i, param in zip(ids, params, strict=True):
+            for key, value in loaded[0]["state"].get(i, {}).items():
+                if key in _MOMENTS and isinstance(value, Tensor) and execution.is_low_precision(param.dtype):
+                    self.state[param][key] = value.to(device=param.device, dtype=execution.moment_dtype(param))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickle and deepcopy keep."""
+        own = {"_proximal_maps": self._proximal_maps, "_given_starts": self._given_starts}
+        return {**super().__getstate__(), **own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a pickled or loaded state over; what it lacks comes from the groups as they were, or the defaults."""
+        before = self.__dict__.get("param_groups")
+        super().__setstate__(state)
+        self.__dict__.setdefault("_proximal_maps", {})
+        self.__dict__.setdefault("_given_starts", {})
+        for number, group in enumerate(self.param_groups):
+            old = before[number] if before else self.defaults
+            for key in (*self.defaults, "initial_lr"):
+                group.setdefault(key, old.get(key, group["lr"]))
+            validation.check(group, type(self).__name__)
+
+
+def second_key(form: Form) -> str:
+    """The state's name of the second moment."""
+    return "exp_avg_sq_root" if form.scale_free else "exp_avg_sq"
+
+
+def _adapt_second_moment(state: dict[str, Any], scale_free: bool) -> None:
+    """Turn a second moment that was kept the other way (torch's, or from before `eps` was changed) into this one."""
+    for name in ("exp_avg_sq", "max_exp_avg_sq"):
+        root = f"{name}_root"
+        if scale_free and name in state:
+            state[root] = state.pop(name).sqrt()
+        elif not scale_free and root in state:
+            state[name] = state.pop(root).square()

@@ -1,0 +1,255 @@
+r"""The update of the Adam family, written once over plain tensors.
+
+Every execution path (one tensor at a time, cache-sized pieces, `torch.compile`) calls [`adam_update`]; nothing else in
+the package changes a parameter. With gradient g, moments m and v, step t, learning rate lr and lambda' = lambda eta/lr:
+
+    coupled (Adam-l2)   g <- g + lambda x
+    all                 m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2
+                        u = (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+    coupled             x <- x - lr u
+    decoupled (AdamW)   x <- x - lr (u + lambda' x)
+    proximal (l2)       x <- x - lr/(1 + lr lambda') (u + lambda' x)  =  (x - lr u) / (1 + eta lambda)
+
+Each parameter is written once, with one rounding: a separate `x *= 1 - lr lambda` is lost altogether in float32 once
+lr lambda < 3e-8. Nothing divides by lr, so lr = 0 is the identity.
+
+**Scale-free** (eps = 0). The second moment is kept as its root r = sqrt(v), accumulated with `hypot`, so that squares of
+small and large gradients neither underflow nor overflow; u is 0 where r is 0, and |m|/r is held inside the bound that
+exact arithmetic gives it ([`ratio_bound`]). Multiplying a coordinate's gradients by a power of two multiplies m and r by
+the same power, exactly, and leaves u as it was, bit by bit.
+
+Source: Zhuang, Liu, Cutkosky, Orabona, "Understanding AdamW through Proximal Methods and Scale-Freeness", TMLR 2022
+(arXiv 2202.00089), Algorithms 1 and 2 and section 4. `atan2`: Everett et al., "Scaling Exponents Across
+Parameterizations and Optimizers", ICML 2024 (arXiv 2407.05872), without its two constants.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .proximal import ProximalMap
+
+DECAY_SCHEDULES = ("lr", "relative", "lr_squared")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What is fixed about an update: which equations, not which numbers. One compiled kernel per form.
+
+    Attributes:
+        rule: "coupled", "decoupled" or "proximal": where the regulariser enters.
+        scale_free: eps = 0; the second moment is stored as its root.
+        atan2: the direction is atan2(m_hat, sqrt(v_hat)); needs `scale_free`.
+        amsgrad: divide by the largest second moment so far.
+        maximize: ascend, i.e. use -g.
+        decays: weight_decay != 0.
+        proximal: the proximal map; None is l2, which the body does itself.
+        functional: no `out=` and no in-place work on scratch (autograd and the compiler need this).
+        differentiable: gradients flow through the step.
+    """
+
+    rule: str
+    scale_free: bool = False
+    atan2: bool = False
+    amsgrad: bool = False
+    maximize: bool = False
+    decays: bool = False
+    proximal: "ProximalMap | None" = None
+    functional: bool = False
+    differentiable: bool = False
+
+
+class Betas(NamedTuple):
+    """The coefficients of the two averages, rounded so that they add up to one in the arithmetic that uses them.
+
+    With b2 rounded and 1 - b2 not, a constant gradient would settle at v = g^2 (1 + 1e-5) in float32.
+
+    Attributes:
+        beta1: coefficient of the first moment.
+        beta2: coefficient of the second moment, a float32 number for float32 arithmetic.
+        root_beta2: its root, for the second moment kept as a root; `beta2` is then this, squared.
+        bound: the bound of |m|/sqrt(v) (see [`ratio_bound`]).
+    """
+
+    beta1: float
+    beta2: float
+    root_beta2: float
+    bound: float
+
+
+class Scalars(NamedTuple):
+    """The numbers of one step. The last four are floats, or 0-d tensors where a step must not read them.
+
+    Attributes:
+        betas: see [`Betas`].
+        eps: eps sqrt(1 - b2^t): what is added to sqrt(v) before its bias correction.
+        bias: sqrt(1 - b2^t) / (1 - b1^t): turns m / (sqrt(v) + `eps`) into the direction u.
+        decay: lambda' = lambda eta / lr, the strength of the regulariser in units of the step size.
+        lr: the learning rate of this step.
+    """
+
+    betas: Betas
+    eps: float | Tensor
+    bias: float | Tensor
+    decay: float | Tensor
+    lr: float | Tensor
+
+
+def ratio_bound(beta1: float, beta2: float) -> float:
+    r"""The largest |m|/sqrt(v) that any sequence of gradients gives, before bias correction.
+
+    By the Cauchy-Schwarz inequality, (1 - b1) / sqrt((1 - b2) (1 - b1^2/b2)) where b1^2 < b2, else infinite.
+    7.27 for (0.9, 0.999).
+    """
+    if beta1 == 0:
+        return 1 / math.sqrt(1 - beta2)
+    if beta1**2 >= beta2:
+        return math.inf
+    return (1 - beta1) / math.sqrt((1 - beta2) * (1 - beta1**2 / beta2))
+
+
+@functools.lru_cache(maxsize=256)
+def rounded_betas(beta1: float, beta2: float, dtype: torch.dtype, root: bool) -> Betas:
+    """The coefficients as arithmetic in `dtype` sees them; `root` where the second moment is kept as its root."""
+    bound = ratio_bound(beta1, beta2)
+    if root:
+        root_beta2 = torch.tensor(math.sqrt(beta2), dtype=dtype).item()
+        return Betas(beta1, root_beta2**2, root_beta2, bound)
+    beta2 = torch.tensor(beta2, dtype=dtype).item()
+    return Betas(beta1, beta2, math.sqrt(beta2), bound)
+
+
+def decay_factor(schedule: str, lr: float | Tensor, initial_lr: float) -> float | Tensor:
+    """eta/lr of this step: 1 for "lr", 1/initial_lr for "relative", lr/initial_lr for "lr_squared"."""
+    if schedule == "lr":
+        return 1.0
+    return 1.0 / initial_lr if schedule == "relative" else lr / initial_lr
+
+
+def step_scalars(
+    betas: Betas, step: float | Tensor, lr: float | Tensor, eps: float, weight_decay: float, decay: float | Tensor
+) -> Scalars:
+    """The numbers of step `step` (counted from 1); `decay` is eta/lr. A tensor `step` (float64) gives tensors."""
+    correction1 = 1 - betas.beta1**step
+    correction2 = (1 - betas.beta2**step) ** 0.5
+    return Scalars(betas, eps * correction2, correction2 / correction1, weight_decay * decay, lr)
+
+
+def adam_update(
+    param: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    second: Tensor,
+    max_second: Tensor | None,
+    start: Tensor | None,
+    noise: Tensor | None,
+    scalars: Scalars,
+    form: Form,
+) -> None:
+    """Do one step on one tensor (or on one piece of it: all but row-wise proximal maps is elementwise).
+
+    Args:
+        param: the parameter, any shape, real; written once.
+        grad: its gradient, same shape; never written to.
+        exp_avg: first moment m, same shape, in the dtype of the arithmetic (float32 or float64); updated.
+        second: second moment v, or its root where `form.scale_free`; like `exp_avg`.
+        max_second: the largest `second` so far, with amsgrad; else None.
+        start: the weights that l2_start pulls towards; else None.
+        noise: int32 random bits for stochastic rounding into bf16 or fp16; None rounds to nearest.
+        scalars: the numbers of this step.
+        form: which equations.
+    """
+    betas, eps, bias, decay, lr = scalars
+    dtype = exp_avg.dtype
+    x, g = param.to(dtype), grad.to(dtype)
+    if form.maximize:
+        g = -g
+    if form.rule == "coupled" and form.decays:
+        g = _axpy(g, x, decay)
+
+    if form.scale_free:
+        # Not lerp: g - m overflows for gradients of opposite sign near the largest float.
+        exp_avg.mul_(betas.beta1).add_(g, alpha=1 - betas.beta1)
+        second.mul_(betas.root_beta2)
+        scaled = g * math.sqrt(1 - betas.beta2)
+        if form.functional:
+            second.copy_(torch.hypot(second.clone(), scaled))
+        else:
+            torch.hypot(second, scaled, out=second)
+    else:
+        exp_avg.lerp_(g, 1 - betas.beta1)
+        second.mul_(betas.beta2).addcmul_(g, g, value=1 - betas.beta2)
+    if max_second is not None:
+        second = max_second.copy_(torch.maximum(max_second, second))
+
+    if not isinstance(lr, Tensor) and lr == 0:
+        return  # the identity, down to the sign of a zero
+
+    d = _direction(exp_avg.clone() if form.differentiable else exp_avg, second, betas, eps, bias, form)
+    out = None if form.functional else d
+    if form.proximal is not None:
+        x_new = x - form.proximal.displacement(x, torch.mul(d, bias * lr, out=out), lr * decay, start)
+    else:
+        step_size = lr
+        if form.decays and form.rule != "coupled":
+            d = _axpy(d, x, decay / bias, out=out)
+            step_size = lr / (1 + lr * decay) if form.rule == "proximal" else lr
+        if x is param and noise is None:
+            _axpy(param, d, -step_size * bias, out=param)
+            return
+        x_new = _axpy(x, d, -step_size * bias, out=None if form.functional else x)
+    param.copy_(x_new if noise is None else stochastic_round(x_new, param.dtype, noise))
+
+
+def _direction(
+    exp_avg: Tensor, second: Tensor, betas: Betas, eps: float | Tensor, bias: float | Tensor, form: Form
+) -> Tensor:
+    """The direction u divided by `bias`, in a new tensor."""
+    if not form.scale_free:
+        d = second.sqrt()
+        out = None if form.functional else d
+        return torch.div(exp_avg, torch.add(d, eps, out=out), out=out)
+    # Where r = 0 all gradients were 0 and so is m: 0 / tiny = 0. A NaN stays a NaN. Below the smallest normal number
+    # the ratio shrinks instead of growing without bound.
+    d = second.clamp_min(torch.finfo(second.dtype).tiny)
+    out = None if form.functional else d
+    if form.atan2:
+        d = torch.atan2(exp_avg, torch.mul(d, 1 / bias, out=out), out=out)
+        return torch.mul(d, 1 / bias, out=out)
+    d = torch.div(exp_avg, d, out=out)
+    return d if math.isinf(betas.bound) else torch.clamp(d, -betas.bound, betas.bound, out=out)
+
+
+def _axpy(y: Tensor, x: Tensor, a: float | Tensor, out: Tensor | None = None) -> Tensor:
+    """Y + a x, in one pass where `a` is a number. `out` is None or `y`."""
+    if not isinstance(a, Tensor):
+        return torch.add(y, x, alpha=a) if out is None else y.add_(x, alpha=a)
+    return y + x * a if out is None else y.add_(x * a)
+
+
+def stochastic_round(x: Tensor, dtype: torch.dtype, noise: Tensor) -> Tensor:
+    """Round float32 `x` to bf16 or fp16 so that the expected value of the result is `x`.
+
+    Each value goes to one of its two neighbours, with probability proportional to the closeness of the other. A value
+    that `dtype` holds exactly stays; NaN, infinities and values past the largest finite one round as in `Tensor.to`.
+    In the subnormal range of fp16 the probabilities are multiples of 2^-13.
+
+    Args:
+        x: float32, any shape.
+        dtype: torch.bfloat16 or torch.float16.
+        noise: int32 of the shape of `x`, uniform over 0 .. 2^16 - 1.
+    """
+    if dtype is torch.bfloat16:
+        # bf16 is the upper half of a float32: add less than one unit of it, and cut the lower half off.
+        rounded = ((x.view(torch.int32) + noise) & -65536).view(torch.float32)
+    else:
+        # fp16 keeps 10 bits of fraction above 2^-14, and has a fixed spacing of 2^-24 below.
+        exponent = torch.frexp(x).exponent.clamp_min(-13)
+        spacing = torch.ldexp(torch.ones_like(x), exponent - 11)
+        rounded = (x / spacing + (noise >> 3) * 2.0**-13).floor() * spacing
+    return torch.where(x.abs() <= torch.finfo(dtype).max, rounded, x).to(dtype)

@@ -1,0 +1,117 @@
+"""What the options of an optimizer may be. Everything is checked here, before any state is touched."""
+
+import math
+import warnings
+from numbers import Real
+from typing import Any
+
+from torch import Tensor
+
+from .update import DECAY_SCHEDULES
+
+_FLAGS = ("amsgrad", "maximize", "capturable", "differentiable", "compile")
+_CHOICES = {
+    "decay_schedule": DECAY_SCHEDULES,
+    "direction": ("ratio", "atan2"),
+    "rounding": ("nearest", "stochastic"),
+    "start": (None, "current", "given"),
+}
+
+
+def check(options: dict[str, Any], optimizer: str) -> None:
+    """Check the options of one parameter group, the constructor's filled in.
+
+    Args:
+        options: name to value; `initial_lr` may be missing (it is `lr` then).
+        optimizer: the class's name, for the messages.
+
+    Raises:
+        ValueError: names the option, its value and what is allowed. The wording is torch's where torch has one.
+    """
+    _check_numbers(options)
+    for name in _FLAGS:
+        if not isinstance(options[name], bool):
+            raise ValueError(f"Invalid {name} value: {options[name]!r} (True or False)")
+    for name in ("foreach", "fused"):
+        if not (options[name] is None or isinstance(options[name], bool)):
+            raise ValueError(f"Invalid {name} value: {options[name]!r} (True, False or None)")
+    for name, allowed in _CHOICES.items():
+        if name in options and options[name] not in allowed:
+            raise ValueError(f"Invalid {name} value: {options[name]!r} (one of {', '.join(map(repr, allowed))})")
+    if not (type(options["seed"]) is int and options["seed"] >= 0):
+        raise ValueError(f"Invalid seed value: {options['seed']!r} (an integer >= 0)")
+    _check_combinations(options, optimizer)
+
+
+def _check_numbers(options: dict[str, Any]) -> None:
+    lr = options["lr"]
+    if isinstance(lr, Tensor):
+        if lr.numel() != 1:
+            raise ValueError(f"Tensor lr must be 1-element, got shape {tuple(lr.shape)}")
+        lr = lr.item()
+    if not _is_number(lr) or lr < 0:
+        raise ValueError(f"Invalid learning rate: {lr!r} (a finite number >= 0, or a one-element tensor)")
+    initial_lr = options.get("initial_lr", lr)
+    if isinstance(initial_lr, Tensor):  # a scheduler of torch's puts a tensor there where lr is one
+        initial_lr = initial_lr.item()
+    if options["decay_schedule"] in DECAY_SCHEDULES[1:] and initial_lr == 0:
+        raise ValueError(
+            f"decay_schedule={options['decay_schedule']!r} divides by the initial learning rate, which is 0: give the "
+            "peak learning rate as lr and let a scheduler start below it, or set the group's initial_lr"
+        )
+    betas = options["betas"]
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise ValueError(f"Invalid betas value: {betas!r} (two numbers from 0 to 1, 1 excluded)")
+    for i, beta in enumerate(betas):
+        if not _is_number(beta) or not 0 <= beta < 1:
+            raise ValueError(f"Invalid beta parameter at index {i}: {beta!r} (a number from 0 to 1, 1 excluded)")
+    if not _is_number(options["eps"]) or options["eps"] < 0:
+        raise ValueError(f"Invalid epsilon value: {options['eps']!r} (a finite number >= 0)")
+    if not _is_number(options["weight_decay"]) or options["weight_decay"] < 0:
+        raise ValueError(f"Invalid weight_decay value: {options['weight_decay']!r} (a finite number >= 0)")
+    if options["eps"] == 0 and betas[0] ** 2 >= betas[1] and betas[0] > 0:
+        warnings.warn(
+            f"betas={tuple(betas)} have beta1^2 >= beta2: with eps=0 the bound |m|/sqrt(v) <= "
+            "(1 - beta1)/sqrt((1 - beta2)(1 - beta1^2/beta2)) on the length of a step is lost; choose beta1^2 < beta2",
+            stacklevel=6,
+        )
+
+
+def _check_combinations(options: dict[str, Any], optimizer: str) -> None:
+    if options["fused"]:
+        refused = "differentiable=True" if options["differentiable"] else "this version, which has no fused kernel"
+        raise ValueError(
+            f"{optimizer}: fused=True does not go with {refused}; use fused=None (cache-sized pieces) or compile=True"
+        )
+    chosen = [name for name in ("foreach", "compile", "differentiable") if options[name]]
+    if len(chosen) > 1:
+        raise ValueError(f"{optimizer}: {' and '.join(f'{n}=True' for n in chosen)} can't go together; choose one")
+    for first, second in (
+        ("foreach", "capturable"),
+        ("compile", "capturable"),
+        ("capturable", "differentiable"),
+    ):
+        if options[first] and options[second]:
+            raise ValueError(f"{optimizer}: {first}=True and {second}=True can't go together; choose one")
+    if options["rounding"] == "stochastic" and (options["differentiable"] or options["capturable"]):
+        raise ValueError(f"{optimizer}: rounding='stochastic' does not go with differentiable or capturable")
+    if options.get("direction") == "atan2" and options["eps"] != 0:
+        raise ValueError(f"direction='atan2' has no epsilon: set eps=0, got eps={options['eps']}")
+    if "proximal" in options:
+        start = options["start"]
+        if options["proximal"] == "l2_start" and start is None:
+            raise ValueError(
+                "proximal='l2_start' needs a start to pull towards: start='current' for the weights as they are before "
+                "the first step, or one tensor for each parameter"
+            )
+        if options["proximal"] != "l2_start" and start is not None:
+            raise ValueError(f"start only goes with proximal='l2_start', got proximal={options['proximal']!r}")
+        if options["l1_ratio"] is not None and options["proximal"] != "elastic_net":
+            raise ValueError(
+                f"l1_ratio={options['l1_ratio']} only goes with proximal='elastic_net', got "
+                f"proximal={options['proximal']!r}"
+            )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

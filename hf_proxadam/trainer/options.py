@@ -1,0 +1,70 @@
+"""`optim_args`: a comma-separated string of options, parsed by the types in the optimizer's signature."""
+
+import inspect
+import types
+import typing
+from typing import Any
+
+from .catalog import OptimizerEntry
+
+# What TrainingArguments has fields of its own for, and what can't be written as a string.
+_ELSEWHERE = {
+    "lr": "learning_rate",
+    "weight_decay": "weight_decay",
+    "betas": "adam_beta1 and adam_beta2",
+}
+_WORDS: dict[str, Any] = {"true": True, "false": False, "none": None}
+
+
+def known_options(entry: OptimizerEntry) -> dict[str, Any]:
+    """The options that `optim_args` may set for this name, with their annotations."""
+    parameters = inspect.signature(entry.cls.__init__).parameters
+    return {k: p.annotation for k, p in parameters.items() if k not in {"self", "params", *_ELSEWHERE}}
+
+
+def parse(entry: OptimizerEntry, text: str | None) -> dict[str, Any]:
+    """Parse `key=value,key=value` into options of `entry.cls`.
+
+    Args:
+        entry: the row of the catalog.
+        text: as given to `--optim_args`; None or "" for none. Spaces around keys and values don't count.
+
+    Raises:
+        ValueError: a part without "=", an unknown or repeated key, or a value of the wrong type; the sentence names the
+            known ones.
+    """
+    known = known_options(entry)
+    found: dict[str, Any] = {}
+    for part in (text or "").split(","):
+        if not part.strip():
+            continue
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise ValueError(f"optim_args for {entry.name!r} must be key=value pairs joined by commas, got {part!r}")
+        if key in _ELSEWHERE:
+            raise ValueError(f"optim_args can't set {key!r} for {entry.name!r}: use {_ELSEWHERE[key]}")
+        if key not in known:
+            raise ValueError(f"optim_args has no {key!r} for {entry.name!r}; it knows {', '.join(sorted(known))}")
+        if key in found:
+            raise ValueError(f"optim_args for {entry.name!r} gives {key!r} twice")
+        found[key] = _value(entry, key, value, known[key])
+    return found
+
+
+def _value(entry: OptimizerEntry, key: str, text: str, annotation: Any) -> Any:
+    union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+    allowed = set(typing.get_args(annotation)) if union else {annotation}
+    word = _WORDS.get(text.lower(), text)
+    if (isinstance(word, bool) and bool in allowed) or (word is None and type(None) in allowed):
+        return word
+    for kind in (int, float):
+        if kind in allowed:
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    if str in allowed and not isinstance(word, bool) and text:
+        return text
+    names = {bool: "True or False", int: "an integer", float: "a number", str: "a name", type(None): "None"}
+    wanted = " or ".join(names[kind] for kind in names if kind in allowed)
+    raise ValueError(f"optim_args: {key}={text!r} for {entry.name!r} is not {wanted}")
