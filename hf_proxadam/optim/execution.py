@@ -171,7 +171,8 @@ def _in_pieces(rows: list[Row], size: int | None, elementwise: bool, update: Cal
     for row in rows:
         numel = row.param.numel()
         if not elementwise:
-            update(row)
+            # torch.compile (2.13) computes wrong moments for 0-d tensors; as 1-d ones they are right.
+            update(row if row.param.dim() else Row(*(None if t is None else t.view(1) for t in row)))  # type: ignore[arg-type]
         elif numel <= _SMALL.get(device, _SMALL_ELSEWHERE) and _contiguous(row):
             if gathered + numel > limit:
                 _gather_update_scatter(small, update)

@@ -176,11 +176,7 @@ def adam_update(
         # Not lerp: g - m overflows for gradients of opposite sign near the largest float.
         exp_avg.mul_(betas.beta1).add_(g, alpha=1 - betas.beta1)
         second.mul_(betas.root_beta2)
-        scaled = g * math.sqrt(1 - betas.beta2)
-        if form.functional:
-            second.copy_(torch.hypot(second.clone(), scaled))
-        else:
-            torch.hypot(second, scaled, out=second)
+        _hypot_(second, g * math.sqrt(1 - betas.beta2), form)
     else:
         exp_avg.lerp_(g, 1 - betas.beta1)
         second.mul_(betas.beta2).addcmul_(g, g, value=1 - betas.beta2)
@@ -223,6 +219,19 @@ def _direction(
         return torch.mul(d, 1 / bias, out=out)
     d = torch.div(exp_avg, d, out=out)
     return d if math.isinf(betas.bound) else torch.clamp(d, -betas.bound, betas.bound, out=out)
+
+
+def _hypot_(a: Tensor, b: Tensor, form: Form) -> None:
+    """A <- sqrt(a^2 + b^2) without squaring anything but a ratio of at most 1."""
+    if torch.compiler.is_compiling():  # which can fuse this, and not torch.hypot
+        b = b.abs()
+        larger, smaller = torch.maximum(a, b), torch.minimum(a, b)
+        ratio = smaller / larger.clamp_min(torch.finfo(a.dtype).tiny)
+        a.copy_(larger * torch.sqrt(1 + ratio * ratio))
+    elif form.differentiable:
+        a.copy_(torch.hypot(a.clone(), b))
+    else:
+        torch.hypot(a, b, out=a)
 
 
 def _axpy(y: Tensor, x: Tensor, a: float | Tensor, out: Tensor | None = None) -> Tensor:
