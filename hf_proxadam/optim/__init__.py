@@ -1,5 +1,6 @@
 """ProxAdam, scale-free AdamW and Adam-l2 as `torch.optim` optimizers; needs torch only."""
 
+from .adam_family import to_torch_state_dict
 from .adam_l2 import AdamL2
 from .adamw import ScaleFreeAdamW
 from .proxadam import ProxAdam
@@ -15,4 +16,5 @@ __all__ = [
     "ProxAdam",
     "ProximalMap",
     "ScaleFreeAdamW",
+    "to_torch_state_dict",
 ]

@@ -198,7 +198,13 @@ class AdamFamily(Optimizer):
             ValueError: another number of groups or parameters, or an option outside its range.
         """
         loaded: list[dict[str, Any]] = []
-        handle = self.register_load_state_dict_pre_hook(lambda _, final: loaded.append(final))  # runs last
+
+        def check(_: Optimizer, final: dict[str, Any]) -> None:
+            loaded.append(final)
+            for old, new in zip(self.param_groups, final["param_groups"], strict=False):
+                self._check_group({**old, **new})
+
+        handle = self.register_load_state_dict_pre_hook(check)  # the last to run, so it sees what is really loaded
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -225,7 +231,15 @@ class AdamFamily(Optimizer):
             old = before[number] if before else self.defaults
             for key in (*self.defaults, "initial_lr"):
                 group.setdefault(key, old.get(key, group["lr"]))
-            validation.check(group, type(self).__name__)
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        validation.check(group, type(self).__name__)
+        name = group.get("proximal", "l2")
+        if name not in proximal.PROXIMAL_MAPS and name not in self._proximal_maps:
+            raise ValueError(
+                f"The state dict was saved with a proximal map named {name!r}, which this optimizer does not have: "
+                "construct it with that map"
+            )
 
 
 def second_key(form: Form) -> str:
@@ -241,3 +255,27 @@ def _adapt_second_moment(state: dict[str, Any], scale_free: bool) -> None:
             state[root] = state.pop(name).sqrt()
         elif not scale_free and root in state:
             state[name] = state.pop(root).square()
+
+
+def to_torch_state_dict(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """A state dict that `torch.optim.AdamW` and `Adam` load, from one of this package; the given one is not changed.
+
+    With eps > 0 ours is one already. With eps = 0 each `exp_avg_sq_root` is squared into `exp_avg_sq`: roots below
+    1e-23 underflow to 0 and roots above 1.8e19 overflow to inf, as they do in torch from the start.
+
+    Example:
+        >>> import torch
+        >>> from hf_proxadam.optim import ScaleFreeAdamW, to_torch_state_dict
+        >>> weight = torch.nn.Parameter(torch.zeros(2))
+        >>> ours = ScaleFreeAdamW([weight])
+        >>> weight.grad = torch.ones(2)
+        >>> ours.step()
+        >>> theirs = torch.optim.AdamW([weight])
+        >>> theirs.load_state_dict(to_torch_state_dict(ours.state_dict()))
+        >>> sorted(theirs.state[weight])
+        ['exp_avg', 'exp_avg_sq', 'step']
+    """
+    states = {key: dict(state) for key, state in state_dict["state"].items()}
+    for state in states.values():
+        _adapt_second_moment(state, scale_free=False)
+    return {**state_dict, "state": states}
