@@ -100,8 +100,8 @@ def step_group(
         rows.append(row if plain and not param.is_complex() else _plain_row(row, form))
 
     lr = group["lr"]
-    if isinstance(lr, Tensor) and not (group["capturable"] or group["differentiable"]):
-        lr = lr.item()
+    if isinstance(lr, Tensor):
+        lr = lr.reshape(()) if group["capturable"] or group["differentiable"] else lr.item()
     numbers = functools.partial(_scalars, group=group, form=form, lr=lr)
     noise = functools.partial(_noise, generators)
     if group["capturable"]:

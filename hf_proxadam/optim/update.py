@@ -186,7 +186,9 @@ def adam_update(
     if not isinstance(lr, Tensor) and lr == 0:
         return  # the identity, down to the sign of a zero
 
-    d = _direction(exp_avg.clone() if form.differentiable else exp_avg, second, betas, eps, bias, form)
+    if form.differentiable:  # autograd keeps what it divides, and the next step overwrites the moments
+        exp_avg, second = exp_avg.clone(), second.clone()
+    d = _direction(exp_avg, second, betas, eps, bias, form)
     out = None if form.functional else d
     if form.proximal is not None:
         x_new = x - form.proximal.displacement(x, torch.mul(d, bias * lr, out=out), lr * decay, start)
