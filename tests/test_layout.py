@@ -62,5 +62,10 @@ def test_nothing_imports_scripts() -> None:
 
 def test_files_are_short() -> None:
     root = PACKAGE.parent
-    long = [p for folder in ("hf_proxadam", "scripts", "tests") for p in (root / folder).rglob("*.py") if len(p.read_text().splitlines()) > 400]
+    long = [
+        p
+        for folder in ("hf_proxadam", "scripts", "tests")
+        for p in (root / folder).rglob("*.py")
+        if len(p.read_text().splitlines()) > 400
+    ]
     assert not long

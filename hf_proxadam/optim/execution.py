@@ -37,6 +37,10 @@ class Row(NamedTuple):
     max_second: Tensor | None
     start: Tensor | None
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Row":
+        """The row with `change` made to each of its tensors."""
+        return Row(*(None if t is None else change(t) for t in self))  # type: ignore[arg-type]
+
 
 _WRITTEN = (True, False, True, True, True, False)  # which of them the update writes to
 
@@ -53,7 +57,7 @@ def moment_dtype(param: Tensor) -> torch.dtype:
 
 def like_param(param: Tensor, values: Tensor | None) -> Tensor:
     """`values` (None: the parameter's own) as a new tensor laid out, sharded and typed like the parameter's moments."""
-    new = torch.empty_like(
+    new: Any = torch.empty_like(
         param, dtype=moment_dtype(param), memory_format=torch.preserve_format, requires_grad=False
     )
     if values is not None and _is_dtensor(new):
@@ -172,7 +176,7 @@ def _in_pieces(rows: list[Row], size: int | None, elementwise: bool, update: Cal
         numel = row.param.numel()
         if not elementwise:
             # torch.compile (2.13) computes wrong moments for 0-d tensors; as 1-d ones they are right.
-            update(row if row.param.dim() else Row(*(None if t is None else t.view(1) for t in row)))  # type: ignore[arg-type]
+            update(row if row.param.dim() else row.map(lambda t: t.view(1)))
         elif numel <= _SMALL.get(device, _SMALL_ELSEWHERE) and _contiguous(row):
             if gathered + numel > limit:
                 _gather_update_scatter(small, update)
@@ -191,52 +195,46 @@ def _contiguous(row: Row) -> bool:
 
 
 def _gather_update_scatter(rows: list[Row], update: Callable[[Row], None]) -> None:
-    columns = [None if c[0] is None else [t.reshape(-1) for t in c] for c in zip(*rows, strict=True)]
-    flat = Row(*(None if c is None else torch.cat(c) for c in columns))  # type: ignore[arg-type]
-    update(flat)
+    columns = [None if column[0] is None else [t.reshape(-1) for t in column] for column in zip(*rows, strict=True)]
+    gathered = [None if column is None else torch.cat(column) for column in columns]
+    update(Row(*gathered))  # type: ignore[arg-type]
     sizes = [row.param.numel() for row in rows]
-    for column, whole, written in zip(columns, flat, _WRITTEN, strict=True):
-        if column is not None and written:
+    for column, whole, written in zip(columns, gathered, _WRITTEN, strict=True):
+        if written and column is not None and whole is not None:
             torch.split_with_sizes_copy(whole, sizes, out=column)
 
 
 def _slices(row: Row, size: int | None) -> Iterator[Row]:
     """The row in pieces of at most `size` elements: of the flat tensors where their layouts agree and have no gaps."""
     flat = _flatten(row)
-    if flat is None:
-        numel = row.param.numel()
-        if size is None or numel <= size:
-            yield row
-            return
-        # Tensors with gaps or with layouts of their own: cut along the longest dimension.
+    numel = row.param.numel()
+    if size is None or numel <= size:
+        yield flat or row
+        return
+    if flat is not None:
+        row, dim, length = flat, 0, size
+    else:  # tensors with gaps or with layouts of their own: cut along the longest dimension
         dim = max(range(row.param.dim()), key=row.param.shape.__getitem__)
         length = max(1, size * row.param.shape[dim] // numel)
-        columns = [None if t is None else t.split(length, dim) for t in row]
-    elif size is None or flat.param.numel() <= size:
-        yield flat
-        return
-    else:
-        columns = [None if t is None else t.split(size) for t in flat]
-    count = len(columns[0])  # type: ignore[arg-type]
-    for i in range(count):
-        yield Row(*(None if c is None else c[i] for c in columns))  # type: ignore[arg-type]
+    columns = [None if t is None else t.split(length, dim) for t in row]
+    for i in range(len(row.param.split(length, dim))):
+        yield Row(*(None if column is None else column[i] for column in columns))  # type: ignore[arg-type]
 
 
 def _flatten(row: Row) -> Row | None:
     """1-d views of all tensors of the row, in the order of the parameter's memory; None where there are none."""
-    if all(t is None or t.is_contiguous() for t in row):
-        return Row(*(None if t is None else t.view(-1) for t in row))  # type: ignore[arg-type]
-    order = sorted(range(row.param.dim()), key=row.param.stride().__getitem__, reverse=True)
-    permuted = [None if t is None else t.permute(order) for t in row]
-    if all(t is None or t.is_contiguous() for t in permuted):
-        return Row(*(None if t is None else t.view(-1) for t in permuted))  # type: ignore[arg-type]
-    return None
+    if not all(t is None or t.is_contiguous() for t in row):
+        order = sorted(range(row.param.dim()), key=row.param.stride().__getitem__, reverse=True)
+        row = row.map(lambda t: t.permute(order))
+        if not all(t is None or t.is_contiguous() for t in row):
+            return None
+    return row.map(lambda t: t.view(-1))
 
 
 # --- DTensors and complex numbers -----------------------------------------------------------------------------------
 
 
-def _is_dtensor(tensor: Tensor) -> bool:
+def _is_dtensor(tensor: Any) -> bool:
     return hasattr(tensor, "_local_tensor") and hasattr(tensor, "placements")
 
 
@@ -250,13 +248,13 @@ def _plain_row(row: Row, form: Form) -> Row:
                 f"proximal={form.proximal.name!r} works on whole rows, and a parameter is sharded by {spread}: shard "
                 "along dimension 0, or use an elementwise proximal map"
             )
-        local = []
-        for tensor in row:
-            if tensor is not None and _is_dtensor(tensor):
-                tensor = tensor if tensor.placements == spread else tensor.redistribute(placements=spread)  # type: ignore[attr-defined]
-                tensor = tensor.to_local()  # type: ignore[attr-defined]
-            local.append(tensor)
-        row = Row(*local)  # type: ignore[arg-type]
-    if row.param.is_complex():
-        row = Row(*(None if t is None else torch.view_as_real(t) for t in row))  # type: ignore[arg-type]
-    return row
+        row = row.map(lambda t: _local(t, spread))
+    return row.map(torch.view_as_real) if row.param.is_complex() else row
+
+
+def _local(tensor: Any, placements: Any) -> Tensor:
+    if not _is_dtensor(tensor):
+        return tensor
+    if tensor.placements != placements:  # a gradient that is still to be reduced
+        tensor = tensor.redistribute(placements=placements)
+    return tensor.to_local()

@@ -43,9 +43,9 @@ class ProxAdam(AdamFamily):
         differentiable: autograd goes through the step.
         fused: reserved for the GPU kernel; True is refused until there is one.
         compile: run the body through `torch.compile`.
-        rounding: how bf16 and fp16 parameters are rounded: "nearest", or "stochastic", which is unbiased. Arithmetic and
-            moments are float32 in either case.
-        seed: of stochastic rounding, >= 0. Bits depend on seed, step and group alone: a resumed run draws the same ones.
+        rounding: how bf16 and fp16 parameters are rounded: "nearest", or "stochastic", which is unbiased. Arithmetic
+            and moments are float32 in either case.
+        seed: of stochastic rounding, >= 0. Bits depend on seed, step and group alone: a resumed run draws the same.
 
     Raises:
         ValueError: an option outside its range, of the wrong type, or impossible in combination; before any change.

@@ -7,8 +7,8 @@ The proximal map of a regulariser R with strength s = eta lambda is
 and a proximal step is x <- prox(x - lr u). Every map here is non-expansive: |prox(x) - prox(y)| <= |x - y|.
 
 A map of your own subclasses [`ProximalMap`] and defines `__call__`; see the example there.
-Source: Parikh and Boyd, "Proximal Algorithms", 2014, sections 2.2, 6.5; Xuhong, Grandvalet, Davoine, "Explicit Inductive
-Bias for Transfer Learning with Convolutional Networks", ICML 2018 (L2-SP).
+Source: Parikh and Boyd, "Proximal Algorithms", 2014, sections 2.2, 6.5; Xuhong, Grandvalet, Davoine, "Explicit
+Inductive Bias for Transfer Learning with Convolutional Networks", ICML 2018 (L2-SP).
 """
 
 from collections.abc import Iterable
@@ -117,7 +117,7 @@ class ElasticNet(ProximalMap):
     def __call__(self, x: Tensor, strength: Strength, start: Tensor | None = None) -> Tensor:
         """sign(x) max(|x| - s l1_ratio, 0) / (1 + s (1 - l1_ratio))."""
         threshold = strength * self.l1_ratio
-        shrunk = x - x.clamp(-threshold, threshold)
+        shrunk = x.sign() * (x.abs() - threshold).clamp_min(0)
         return shrunk / (1 + strength * (1 - self.l1_ratio))
 
     def displacement(self, x: Tensor, step: Tensor, strength: Strength, start: Tensor | None = None) -> Tensor:
@@ -180,7 +180,9 @@ def resolve(proximal: str | ProximalMap, l1_ratio: float | None = None) -> Proxi
     if isinstance(proximal, ProximalMap):
         named = PROXIMAL_MAPS.get(proximal.name)
         if named is not None and not isinstance(proximal, named):
-            raise ValueError(f"A proximal map of your own can't be named {proximal.name!r}; the names {known} are taken")
+            raise ValueError(
+                f"A proximal map of your own can't be named {proximal.name!r}; the names {known} are taken"
+            )
     elif not isinstance(proximal, str) or proximal not in PROXIMAL_MAPS:
         raise ValueError(f"Invalid proximal value: {proximal!r} (one of {known}, or a hf_proxadam.optim.ProximalMap)")
     if l1_ratio is not None:

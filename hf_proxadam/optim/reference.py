@@ -63,7 +63,7 @@ def step(
     proximal: str = "l2",
     l1_ratio: float = 0.5,
 ) -> None:
-    """Do one step on one coordinate; the arguments are the optimizers' own, `rule` is "coupled", "decoupled", "proximal"."""
+    """Do one step on one coordinate; `rule` is "coupled", "decoupled" or "proximal", the rest as in the optimizers."""
     beta1, beta2 = betas
     eta = decay_factor(decay_schedule, lr, lr if initial_lr is None else initial_lr)
     if maximize:

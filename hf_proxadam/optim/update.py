@@ -13,10 +13,10 @@ the package changes a parameter. With gradient g, moments m and v, step t, learn
 Each parameter is written once, with one rounding: a separate `x *= 1 - lr lambda` is lost altogether in float32 once
 lr lambda < 3e-8. Nothing divides by lr, so lr = 0 is the identity.
 
-**Scale-free** (eps = 0). The second moment is kept as its root r = sqrt(v), accumulated with `hypot`, so that squares of
-small and large gradients neither underflow nor overflow; u is 0 where r is 0, and |m|/r is held inside the bound that
-exact arithmetic gives it ([`ratio_bound`]). Multiplying a coordinate's gradients by a power of two multiplies m and r by
-the same power, exactly, and leaves u as it was, bit by bit.
+**Scale-free** (eps = 0). The second moment is kept as its root r = sqrt(v), accumulated with `hypot`, so that squares
+of small and large gradients neither underflow nor overflow; u is 0 where r is 0, and |m|/r is held inside the bound
+that exact arithmetic gives it ([`ratio_bound`]). Multiplying a coordinate's gradients by a power of two multiplies m
+and r by the same power, exactly, and leaves u as it was, bit by bit.
 
 Source: Zhuang, Liu, Cutkosky, Orabona, "Understanding AdamW through Proximal Methods and Scale-Freeness", TMLR 2022
 (arXiv 2202.00089), Algorithms 1 and 2 and section 4. `atan2`: Everett et al., "Scaling Exponents Across

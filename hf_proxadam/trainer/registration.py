@@ -37,7 +37,8 @@ def _add_member(name: str) -> bool:
         if getattr(existing, "_from_hf_proxadam", False):
             return True
         warnings.warn(
-            f"transformers has an optimizer named {name!r} of its own now; hf_proxadam leaves the name to it", stacklevel=4
+            f"transformers has an optimizer named {name!r} of its own now; hf_proxadam leaves the name to it",
+            stacklevel=4,
         )
         return False
     member = str.__new__(OptimizerNames, name) if issubclass(OptimizerNames, str) else object.__new__(OptimizerNames)
@@ -45,7 +46,7 @@ def _add_member(name: str) -> bool:
     member._sort_order_ = len(OptimizerNames._member_names_)
     member._from_hf_proxadam = True
     # Pickled as a plain string, so that training_args.bin loads where this package is not installed.
-    member.__reduce_ex__ = functools.partial(_reduce_to_string, name)  # type: ignore[method-assign]
+    member.__reduce_ex__ = functools.partial(_reduce_to_string, name)
     OptimizerNames._member_names_.append(member._name_)
     OptimizerNames._member_map_[member._name_] = member
     OptimizerNames._value2member_map_[name] = member

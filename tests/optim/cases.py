@@ -71,7 +71,7 @@ all_paths = pytest.mark.parametrize("path", PATHS)
 
 
 def _crossed() -> list[Any]:
-    """Every case x path x dtype. Compiling takes seconds each: all but the registered names in float32 are slow tests."""
+    """Every case x path x dtype. Compiling takes seconds: all but the registered names in float32 are slow tests."""
     rows = []
     for case in CASES:
         for path in PATHS:

@@ -1,6 +1,5 @@
 """Every optimizer, on every path and in every dtype, against the float64 reference."""
 
-import pytest
 import torch
 
 from .cases import CASES, PATHS, PEAK, SCHEDULE, Case, case_path_dtype, reference_run, set_lr
@@ -18,7 +17,15 @@ def tensors(dtype: torch.dtype) -> list[torch.Tensor]:
 
     transposed = new(5, 3).t()
     strided = new(4, 6)[:, ::2]
-    return [new(3, 2), new(), new(0), new(7), new(2, 3, 2, 2).to(memory_format=torch.channels_last), transposed, strided]
+    return [
+        new(3, 2),
+        new(),
+        new(0),
+        new(7),
+        new(2, 3, 2, 2).to(memory_format=torch.channels_last),
+        transposed,
+        strided,
+    ]
 
 
 def gradients(param: torch.Tensor, count: int, seed: int) -> list[torch.Tensor]:
@@ -26,7 +33,9 @@ def gradients(param: torch.Tensor, count: int, seed: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     grads = []
     for _ in range(count):
-        grad = torch.randn(param.shape, generator=generator) * 10.0 ** (torch.arange(param.numel()) % 5 - 3.0).reshape(param.shape)
+        grad = torch.randn(param.shape, generator=generator) * 10.0 ** (torch.arange(param.numel()) % 5 - 3.0).reshape(
+            param.shape
+        )
         if param.numel() > 1:
             grad.view(-1)[-1] = 0
         grads.append(grad.to(param.dtype))

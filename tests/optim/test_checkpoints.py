@@ -62,7 +62,9 @@ def test_a_resumed_run_is_bit_equal(case: Case, dtype: torch.dtype, rounding: st
 
 
 @registered_cases
-@pytest.mark.parametrize("way", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "way", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["deepcopy", "pickle"]
+)
 def test_deepcopy_and_pickle(case: Case, way: Callable) -> None:
     params = new_params()
     optimizer = case.make(params, lr=0.01)
@@ -132,12 +134,19 @@ def test_old_state_dicts_and_numbers_as_steps_load() -> None:
     other = ProxAdam(params, lr=0.02, decay_schedule="relative", rounding="stochastic", seed=3)
     other.load_state_dict(state)
     group = other.param_groups[0]
-    assert (group["decay_schedule"], group["seed"], group["initial_lr"], group["proximal"]) == ("relative", 3, 0.02, "l2")
+    assert (group["decay_schedule"], group["seed"], group["initial_lr"], group["proximal"]) == (
+        "relative",
+        3,
+        0.02,
+        "l2",
+    )
     run(other, params, range(3, 4))
     assert other.state[params[0]]["step"] == 4
 
     bare = ProxAdam.__new__(ProxAdam)
-    bare.__setstate__({"defaults": optimizer.defaults, "state": optimizer.state, "param_groups": state["param_groups"]})
+    bare.__setstate__(
+        {"defaults": optimizer.defaults, "state": optimizer.state, "param_groups": state["param_groups"]}
+    )
     assert bare.param_groups[0]["rounding"] == "stochastic"
 
 
@@ -178,7 +187,12 @@ def test_a_refused_state_dict_changes_nothing() -> None:
     with pytest.raises(ValueError, match="Invalid weight_decay value: -1"):
         optimizer.load_state_dict(state)
     assert optimizer.param_groups[0]["weight_decay"] == 0.01
-    state["param_groups"][0] = {**state["param_groups"][0], "weight_decay": 0.01, "proximal": "l2_start", "start": "current"}
+    state["param_groups"][0] = {
+        **state["param_groups"][0],
+        "weight_decay": 0.01,
+        "proximal": "l2_start",
+        "start": "current",
+    }
     optimizer.load_state_dict(state)
     with pytest.raises(ValueError, match="has no start"):
         run(optimizer, params, range(1))

@@ -70,7 +70,9 @@ def run_case(case: Case, mesh: DeviceMesh, rank: int, folder: str) -> None:
     assert isinstance(state["exp_avg"], DTensor)
     assert state["exp_avg"].to_local().shape[0] < 5
     assert optimizer.state[model.narrow.weight]["step"] == 6, "an empty shard counts its steps too"
-    full = {k: v.full_tensor() if isinstance(v, DTensor) else v.detach().clone() for k, v in model.state_dict().items()}
+    full = {
+        k: v.full_tensor() if isinstance(v, DTensor) else v.detach().clone() for k, v in model.state_dict().items()
+    }
 
     # Saved and resumed through torch.distributed.checkpoint, sharded.
     dcp.save({"m": model.state_dict(), "o": get_optimizer_state_dict(model, optimizer)}, checkpoint_id=f"{folder}/dcp")
@@ -102,4 +104,10 @@ def test_fsdp2_equals_one_process(tmp_path: Path) -> None:
         train(model, case.make(model.parameters(), lr=0.01), range(6), reduce_free=False)
         sharded = torch.load(tmp_path / str(number) / "full.pt", weights_only=True)
         for key, value in model.state_dict().items():
-            torch.testing.assert_close(sharded[key], value, rtol=1e-5, atol=1e-6, msg=lambda text, label=f"{case.name}: {key}": f"{label}: {text}")
+            torch.testing.assert_close(
+                sharded[key],
+                value,
+                rtol=1e-5,
+                atol=1e-6,
+                msg=lambda text, label=f"{case.name}: {key}": f"{label}: {text}",
+            )

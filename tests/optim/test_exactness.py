@@ -9,10 +9,14 @@ from hf_proxadam.optim import AdamL2, ProxAdam, ScaleFreeAdamW, reference
 
 from .cases import CASES, PATHS, Case, all_cases, registered_cases, set_lr
 
-DECOUPLED = [case for case in CASES if case.cls is not AdamL2 and not {"proximal", "decay_schedule"} & case.options.keys()]
+DECOUPLED = [
+    case for case in CASES if case.cls is not AdamL2 and not {"proximal", "decay_schedule"} & case.options.keys()
+]
 
 
-def total_decay(case: Case, product: float, dtype: torch.dtype, lr: float, steps: int = 400, **options: object) -> float:
+def total_decay(
+    case: Case, product: float, dtype: torch.dtype, lr: float, steps: int = 400, **options: object
+) -> float:
     """The decay that `steps` steps applied to 1e5 weights around 1, as a fraction of lr * weight_decay * steps.
 
     Measured as the difference between a run with and one without decay, over the same gradients, so that only what the
@@ -86,7 +90,11 @@ def test_error_over_ten_thousand_steps(cls: type, peer: str) -> None:
             for c, g in zip(truth, grad.double().tolist(), strict=True):
                 reference.step(c, g, rule=rule, lr=lr, weight_decay=decay)
     errors = [
-        (param.detach().double() - torch.tensor([c.x for c in truth], dtype=torch.float64)).square().mean().sqrt().item()
+        (param.detach().double() - torch.tensor([c.x for c in truth], dtype=torch.float64))
+        .square()
+        .mean()
+        .sqrt()
+        .item()
         for param, truth in zip((ours, theirs), truths, strict=True)
     ]
     assert errors[0] <= 4 * errors[1], errors

@@ -38,7 +38,9 @@ def test_is_the_minimiser(prox: ProximalMap, seed: int, strength: float) -> None
     found = prox(x, strength, START)
     least = objective(found)
     for begin in (x, torch.zeros_like(x), found + 0.1 * matrices(seed + 1)):
-        result = optimize.minimize(lambda y: objective(torch.from_numpy(y).reshape(2, 3)), begin.numpy().ravel(), method="Powell")
+        result = optimize.minimize(
+            lambda y: objective(torch.from_numpy(y).reshape(2, 3)), begin.numpy().ravel(), method="Powell"
+        )
         assert least <= result.fun + 1e-9
     for size in (1e-2, 1e-4):
         for other in range(5):

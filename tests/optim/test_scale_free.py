@@ -14,7 +14,7 @@ from .cases import CASES, PATHS, REGISTERED, Case
 SCALE_FREE = [case for case in CASES if case.scale_free and case.cls.rule != "coupled"]
 COUPLED = [case for case in REGISTERED if case.cls.rule == "coupled"]
 scale_free_cases = pytest.mark.parametrize("case", SCALE_FREE, ids=lambda case: case.name)
-# Capturable and differentiable arithmetic is the single-tensor path's; the compiled one is its own code, and slow to make.
+# Capturable and differentiable arithmetic is the single-tensor path's; the compiled one is its own, and slow to make.
 fast_paths = pytest.mark.parametrize("path", ["pieces", "single", pytest.param("compiled", marks=pytest.mark.slow)])
 
 
@@ -137,7 +137,9 @@ def test_a_nan_stays_visible(case: Case, path: str) -> None:
     assert param[1].isfinite()
 
 
-@pytest.mark.parametrize(("betas", "bound"), [((0.9, 0.999), 7.2703), ((0.9, 0.8), math.inf), ((0.0, 0.0), 1.0), ((0.0, 0.75), 2.0)])
+@pytest.mark.parametrize(
+    ("betas", "bound"), [((0.9, 0.999), 7.2703), ((0.9, 0.8), math.inf), ((0.0, 0.0), 1.0), ((0.0, 0.75), 2.0)]
+)
 def test_ratio_bound(betas: tuple[float, float], bound: float) -> None:
     assert ratio_bound(*betas) == pytest.approx(bound, rel=1e-4)
 

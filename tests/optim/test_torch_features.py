@@ -19,10 +19,7 @@ def step_with(optimizer: torch.optim.Optimizer, params: list[torch.Tensor], seed
 
 @all_cases
 def test_complex_parameters_are_pairs_of_reals(case: Case) -> None:
-    if case.options.get("proximal") in ("group_lasso",):
-        pair = torch.randn(3, 2)  # rows of (real, imaginary)
-    else:
-        pair = torch.randn(6, 2)
+    pair = torch.randn(6, 2)
     real = torch.nn.Parameter(pair.clone())
     complex_ = torch.nn.Parameter(torch.view_as_complex(pair.clone()))
     optimizers = case.make([real], lr=0.01), case.make([complex_], lr=0.01)
@@ -170,7 +167,10 @@ def test_scratch_memory_does_not_grow_with_the_model() -> None:
 
     peaks = []
     for rows in (1000, 16_000):
-        params = [torch.nn.Parameter(torch.randn(rows, 512)), *(torch.nn.Parameter(torch.randn(300)) for _ in range(50))]
+        params = [
+            torch.nn.Parameter(torch.randn(rows, 512)),
+            *(torch.nn.Parameter(torch.randn(300)) for _ in range(50)),
+        ]
         optimizer = ProxAdam(params, eps=0.0)
         step_with(optimizer, params)
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:

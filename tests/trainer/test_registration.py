@@ -126,7 +126,14 @@ def test_a_loaded_pickle_trains(tmp_path: Path) -> None:
 
 @every_name
 def test_a_resumed_training_equals_an_uninterrupted_one(name: str, tmp_path: Path) -> None:
-    options = {"optim": name, "learning_rate": 0.05, "weight_decay": 0.1, "max_steps": 8, "save_steps": 4, "warmup_steps": 3}
+    options = {
+        "optim": name,
+        "learning_rate": 0.05,
+        "weight_decay": 0.1,
+        "max_steps": 8,
+        "save_steps": 4,
+        "warmup_steps": 3,
+    }
     whole = trainer(arguments(tmp_path / "whole", **options))
     whole.train()
     resumed = trainer(arguments(tmp_path / "resumed", **options))

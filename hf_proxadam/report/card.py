@@ -1,0 +1,202 @@
+"""The result card: Markdown with the Hub's metadata, made from the data beside it."""
+
+import pandas as pd
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from hf_proxadam.report import provenance, scales, text
+from hf_proxadam.report.data import Contents
+from hf_proxadam.report.metric import Metric
+from hf_proxadam.report.text import escape, number
+from hf_proxadam.report.verdict import verdict
+from hf_proxadam.study import statistics
+
+PAPER_URL = "https://arxiv.org/abs/2202.00089"
+_SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+
+_ONE_SCALE = "One colour scale for all panels."
+_CAPTIONS = {
+    "test_error.png": f"Test error, mean over seeds, for every learning rate and weight decay. {_ONE_SCALE}",
+    "learning_curves.png": "Training loss and validation metric at each optimizer's chosen cell.",
+    "gradient_scales.png": f"Scale of the gradients per module and step at the chosen cells. {_ONE_SCALE}",
+    "update_scales.png": "Scale of the updates (what was added to the weights, decay included) per module and step at "
+    f"the chosen cells. {_ONE_SCALE}",
+    "update_histograms.png": "Magnitudes of the updates over all coordinates and recorded steps at the chosen cells. "
+    "Coordinates that were not moved are the bar at the left; ends with less than 0.005 % per bin are not drawn.",
+}
+
+
+def make_card(contents: Contents, figures: list[str]) -> str:
+    """Write the card.
+
+    Args:
+        contents: what the report is made from.
+        figures: file names in `figures/`, in the order in which they are shown.
+
+    Returns:
+        The text of README.md: the metadata between `---` lines, then the Markdown.
+    """
+    summary = statistics.summarise(
+        contents.runs, contents.chosen, contents.metric, contents.greater_is_better, contents.baseline or ""
+    )
+    results = [name for name in figures if name in ("test_error.png", "learning_curves.png")]
+    sections = [
+        f"# Optimizers compared: {escape(contents.study['study']['name'])}",
+        _introduction(contents),
+        _open_cells(contents),
+        "## Results",
+        _headline(contents, summary),
+        verdict(contents, summary),
+        *(_figure(name) for name in results),
+        "## How the cells were chosen",
+        _selection(contents, summary),
+        "## Scales of gradients and updates",
+        _scales(contents),
+        *(_figure(name) for name in figures if name not in results),
+        "## Reproducibility",
+        provenance.reproducibility(contents),
+        "## Limits",
+        provenance.limits(contents, summary),
+        "## Files",
+        provenance.files(contents),
+    ]
+    body = "\n\n".join(section for section in sections if section)
+    return str(DatasetCard(f"---\n{metadata(contents).to_yaml()}\n---\n\n{body}\n"))
+
+
+def metadata(contents: Contents) -> DatasetCardData:
+    """The Hub's metadata: what its search finds and its viewer opens."""
+    tables = {"runs": contents.runs, "curves": contents.curves, "scales": contents.scales}
+    rows = {name: len(table) for name, table in tables.items() if table is not None}
+    return DatasetCardData(
+        pretty_name=f"Optimizers compared: {contents.study['study']['name']}",
+        license="apache-2.0",
+        language=["en"],
+        tags=["optimizer", "adamw", "weight-decay", "scale-free", "hf_proxadam", "arxiv:2202.00089"],
+        size_categories=[next((size for limit, size in _SIZES if sum(rows.values()) < limit), "n>1T")],
+        configs=[
+            {"config_name": name, "data_files": f"{name}.parquet", **({"default": True} if name == "runs" else {})}
+            for name in rows
+        ],
+    )
+
+
+def _introduction(contents: Contents) -> str:
+    study = contents.study["study"]
+    names = text.enumerate_words([escape(label) for label in contents.optimizers])
+    recorded = (
+        "The scales of the gradients were recorded beside the metrics, for the paper explains the one by the other."
+        if contents.scales is not None
+        else "The scales of the gradients, by which the paper explains it, were not recorded here."
+    )
+    return (
+        f"{names} were compared on the task {escape(study['task'])}, over {provenance.grid(study)}. "
+        f"The question is that of [Understanding AdamW through Proximal Methods and Scale-Freeness]({PAPER_URL}) "
+        "(Zhuang, Liu, Cutkosky and Orabona, TMLR 2022): does decoupled or proximal weight decay, which leaves the "
+        "updates independent of the gradients' scales, do better than an l2 term in the loss (Adam-l2), which does "
+        f"not? {recorded}"
+    )
+
+
+def _open_cells(contents: Contents) -> str:
+    done, whole = len(contents.runs), len(contents.study["cells"])
+    return (
+        "" if done == whole else f"**Not finished**: {done} of {whole} runs are in; all numbers below may still change."
+    )
+
+
+def _headline(contents: Contents, summary: pd.DataFrame) -> str:
+    metric = Metric.of(contents)
+    runs_at_chosen = dict(zip(contents.chosen["optimizer"], contents.chosen["n_seeds"], strict=True))
+    compared = f"difference to {escape(contents.baseline)}" if contents.baseline else "difference"
+    header = [
+        "optimizer",
+        "learning rate",
+        "weight decay",
+        metric.label(f"test {escape(metric.name)}"),
+        "sd",
+        "95 % interval",
+        "seeds",
+    ]
+    header += [compared, "its 95 % interval", "diverged runs", "cells within a point"]
+    rows = []
+    for row in summary.to_dict("records"):
+        attempted = int(runs_at_chosen[row["optimizer"]])
+        rows.append(
+            [
+                escape(row["optimizer"]),
+                f"{row['learning_rate']:g}",
+                f"{row['weight_decay']:g}",
+                metric.value(row["mean"]),
+                metric.value(row["sd"]),
+                metric.interval(row["low"], row["high"]),
+                f"{row['n_seeds']}" if row["n_seeds"] == attempted else f"{row['n_seeds']} of {attempted}",
+                metric.difference(row["difference"]),
+                metric.interval(row["difference_low"], row["difference_high"], sign=True),
+                f"{row['diverged']} of {row['grid_runs']}",
+                f"{row['share_within_point'] * row['grid_cells']:.0f} of {row['grid_cells']}",
+            ]
+        )
+    return text.table(header, rows, "l")
+
+
+def _selection(contents: Contents, summary: pd.DataFrame) -> str:
+    metric, chosen = escape(contents.metric), contents.chosen
+    validation = text.enumerate_words(
+        [
+            f"{escape(row['optimizer'])} {Metric.of(contents).value(row[f'validation_{contents.metric}'])}"
+            for row in chosen.to_dict("records")
+        ]
+    )
+    best = "highest" if contents.greater_is_better else "lowest"
+    rule = (
+        f"For each optimizer, the learning rate and weight decay with the {best} mean {metric} over the seeds on the "
+        f"**validation** split were chosen ({validation}), and are reported on the **test** split, which played no "
+        "part in the choice; a cell with diverged runs ranks behind all others. "
+        "Runs with the same seed start from the same weights and see the data in the same order, so differences are "
+        "taken seed by seed. Intervals are bootstrap 95 % intervals of the mean over seeds (percentile method); with "
+        f"fewer than {statistics.MIN_SEEDS_FOR_INTERVAL} seeds none is claimed."
+    )
+    near = "“Cells within a point” are those whose mean validation metric is at most 0.01 behind the optimizer's best."
+    clipping = (
+        "Gradients were not clipped (`max_grad_norm` 0): clipping by the norm makes every update depend on the scale "
+        "of all gradients, which is what the comparison is about."
+    )
+    return "\n\n".join([rule, f"{near} {clipping}"])
+
+
+def _scales(contents: Contents) -> str:
+    if contents.scales is None:
+        return "None were recorded in this study."
+    seeds = contents.runs.set_index("hash")["seed"]
+    shown = {contents.label_of[cell_hash]: cell_hash for cell_hash in contents.scales["hash"].unique().to_pylist()}
+    rows = []
+    for label, modules in contents.modules.items():
+        updates, zero_updates = scales.distribution(modules, "update")
+        _, zero_gradients = scales.distribution(modules, "gradient")
+        rows.append(
+            [
+                escape(label),
+                f"{seeds[shown[label]]}",
+                f"{modules['step'].nunique()}",
+                *(number(scales.spread_between_modules(modules, name), ".1f") for name in ("gradient", "update")),
+                number(scales.spread_over_coordinates(updates), ".1f"),
+                number(scales.update_to_weight(modules), ".2g"),
+                *(number(100 * share) for share in (zero_gradients, zero_updates)),
+                f"{modules['nonfinite'].sum():.0f}",
+            ]
+        )
+    header = ["optimizer", "seed", "steps recorded", "gradients: between modules", "updates: between modules"]
+    header += ["updates: over coordinates", "update / weight", "zero gradients (%)", "zero updates (%)", "not finite"]
+    explanation = (
+        "The three columns after the steps are spreads: inter-quartile ranges of log2 of magnitudes, in octaves "
+        "(factors of two). Between modules: of the modules' root mean squares, the median over the recorded steps. "
+        "Over coordinates: of all updates that are not zero. “Update / weight” is the ratio of their root mean "
+        "squares, the median over modules and steps. One run per optimizer is shown, that of the first seed at its "
+        "chosen cell."
+    )
+    return f"{text.table(header, rows, 'l')}\n\n{explanation}"
+
+
+def _figure(name: str) -> str:
+    caption = _CAPTIONS[name]
+    return f"![{caption}](figures/{name})\n\n*{caption}*"

@@ -1,0 +1,120 @@
+"""The card's account of itself: how to make the study again, what it can't say, what lies beside the card."""
+
+import json
+import shlex
+from typing import Any
+
+import pandas as pd
+
+from hf_proxadam.report import text
+from hf_proxadam.report.data import Contents
+from hf_proxadam.report.text import escape, plural
+from hf_proxadam.study import statistics
+
+_TOLD = ("model", "training", "learning_rates", "weight_decays", "seeds")
+_LIVE = (
+    "The optimizers that really ran at the chosen cells, with the defaults of their parameter groups (learning rate "
+    "and weight decay are those of the cell; options that are off are left out here, and stand in `study.json`):"
+)
+
+
+def grid(study: dict[str, Any]) -> str:
+    """The size of the grid: `2 learning rates, 2 weight decays and 3 seeds`."""
+    counts = [(len(study[key]), key[:-1].replace("_", " ")) for key in ("learning_rates", "weight_decays", "seeds")]
+    return text.enumerate_words([plural(count, noun) for count, noun in counts])
+
+
+def reproducibility(contents: Contents) -> str:
+    """Command, study, the optimizers that ran, versions and hardware, time."""
+    study = contents.study["study"]
+    command = " ".join(shlex.quote(argument) for argument in contents.study.get("command", []))
+    seconds = contents.runs["train_seconds"]
+    versions = [[escape(key), escape(_flat(value))] for key, value in contents.study.get("environment", {}).items()]
+    told = "; ".join(f"{key.replace('_', ' ')} {escape(_flat(study[key]))}" for key in _TOLD)
+    paragraphs = [
+        f"The study, as in `study.json`: {told}.",
+        _LIVE,
+        text.table(["optimizer", "class", "defaults"], _live_optimizers(contents), "lll"),
+        "Versions and hardware, as recorded:",
+        text.table(["what", "recorded"], versions, "ll"),
+        f"Training took {text.duration(seconds.sum())} in all; the median run took {text.duration(seconds.median())}.",
+    ]
+    if command:
+        paragraphs = ["The command:", text.code_block(command, "console"), *paragraphs]
+    return "\n\n".join(paragraphs)
+
+
+def _live_optimizers(contents: Contents) -> list[list[str]]:
+    rows = []
+    for label in contents.optimizers:
+        live = contents.study["live_optimizers"].get(label) or {}
+        defaults = {
+            key: value
+            for key, value in sorted(live.get("defaults", {}).items())
+            if key not in ("lr", "weight_decay") and value is not None and value is not False
+        }
+        rows.append([escape(label), escape(live.get("class", text.NONE)), escape(_flat(defaults) or text.NONE)])
+    return rows
+
+
+def limits(contents: Contents, summary: pd.DataFrame) -> str:
+    """What the study can't say, as a list.
+
+    Args:
+        contents: what the report is made from.
+        summary: the table of `hf_proxadam.study.statistics.summarise`.
+    """
+    study = contents.study["study"]
+    points = [
+        f"{plural(len(study['seeds']), 'seed')}: {_about_seeds(len(study['seeds']))}",
+        "One task, one model, one data split: intervals cover the seeds, not other data or models.",
+        "Several optimizers are compared with the baseline, and intervals are not corrected for their number.",
+        f"Every optimizer was given the same {grid(study)}; other hyper-parameters were not tuned.",
+    ]
+    edges = [escape(row["optimizer"]) for row in contents.chosen.to_dict("records") if _at_edge(row, study)]
+    if edges:
+        where = text.enumerate_words(edges)
+        points.append(f"The chosen cell lies at the edge of the grid for {where}: better ones may lie outside.")
+    diverged = int(summary["diverged"].sum())
+    if diverged:
+        runs = plural(diverged, "run")
+        points.append(f"{runs} diverged; means are over the others, which flatters the cells concerned.")
+    return "\n".join(f"- {point}" for point in points)
+
+
+def _about_seeds(count: int) -> str:
+    if count < statistics.MIN_SEEDS_FOR_INTERVAL:
+        return "too few for an interval, so no difference is claimed."
+    return (
+        "a bootstrap interval from so few is rather too narrow than too wide."
+        if count < 10
+        else "intervals cover their spread alone."
+    )
+
+
+def _at_edge(row: dict[Any, Any], study: dict[str, Any]) -> bool:
+    tried = {"learning_rate": study["learning_rates"], "weight_decay": study["weight_decays"]}
+    return any(row[key] in (min(values), max(values)) for key, values in tried.items() if len(values) > 1)
+
+
+def files(contents: Contents) -> str:
+    """What lies beside the card."""
+    rows = [
+        ["`runs.parquet`, `runs.csv`", "every run of the grid: validation and test metrics, status, time"],
+        ["`curves.parquet`", "every run's learning curve"],
+        ["`scales.parquet`", "gradient, update and weight scales of the shown runs, per parameter and step"],
+        ["`study.json`", "the study, the command, versions, the optimizers that ran"],
+    ]
+    if contents.scales is None:
+        del rows[2]
+    note = "Every number and figure above is computed from these files; `hash` is what their rows have in common."
+    return f"{note}\n\n{text.table(['file', 'content'], rows, 'll')}"
+
+
+def _flat(value: Any) -> str:
+    """A value of the study as one line: `key = value, ...` for a mapping, `(a, b)` for a list."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} = {_flat(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return f"({', '.join(map(_flat, value))})"
+    return value if isinstance(value, str) else json.dumps(value)
