@@ -84,10 +84,11 @@ def step_group(
         generators: random bits for stochastic rounding, by device; None rounds to nearest.
     """
     steps = [s["step"] for s in states]
-    if all(s.is_cpu for s in steps):
-        torch._foreach_add_(steps, torch.ones(()), alpha=1.0)  # a number would be wrapped into a tensor for each
-    else:
+    counts = [] if group["capturable"] else [s.item() + 1 for s in steps]
+    if group["capturable"]:
         torch._foreach_add_(steps, 1)
+    else:  # copying is several times faster than adding, which wraps a number into a tensor for each
+        torch._foreach_copy_(steps, list(torch.tensor(counts).unbind()))
     suffix = "exp_avg_sq_root" if form.scale_free else "exp_avg_sq"
     needs_start = form.proximal is not None and form.proximal.needs_start
     rows = []
@@ -114,11 +115,11 @@ def step_group(
         return
 
     buckets: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
-    for row, step in zip(rows, [s.item() for s in steps], strict=True):
-        if row.param.numel():
-            buckets[step, row.param.device, row.param.dtype, row.grad.dtype, row.exp_avg.dtype].append(row)
-    for (step, device, _, _, dtype), bucket in buckets.items():
-        scalars = numbers(step, dtype)
+    for row, count in zip(rows, counts, strict=True):
+        buckets[count, row[0].device, row[0].dtype, row[1].dtype].append(row)
+    for (count, device, _, _), bucket in buckets.items():
+        dtype = bucket[0].exp_avg.dtype
+        scalars = numbers(count, dtype)
         whole = group["foreach"] is False or group["differentiable"] or not _elementwise(form)
         compiles = group["compile"] and lr != 0  # the body's identity at lr = 0 is a branch on a number
         update = _compiled(form) if compiles else adam_update
@@ -170,14 +171,17 @@ def _in_pieces(rows: list[Row], size: int | None, elementwise: bool, update: Cal
     """Call `update` on slices of at most `size` elements (None: whole tensors) and on gathered small tensors."""
     device = rows[0].param.device.type
     limit = _PIECE.get(device, _PIECE_ELSEWHERE)
+    few = _SMALL.get(device, _SMALL_ELSEWHERE)
     small: list[Row] = []
     gathered = 0
     for row in rows:
-        numel = row.param.numel()
+        numel = row[0].numel()
+        if numel == 0:
+            continue
         if not elementwise:
             # torch.compile (2.13) computes wrong moments for 0-d tensors; as 1-d ones they are right.
             update(row if row.param.dim() else row.map(lambda t: t.view(1)))
-        elif numel <= _SMALL.get(device, _SMALL_ELSEWHERE) and _contiguous(row):
+        elif numel <= few and _contiguous(row):
             if gathered + numel > limit:
                 _gather_update_scatter(small, update)
                 small, gathered = [], 0
@@ -191,11 +195,17 @@ def _in_pieces(rows: list[Row], size: int | None, elementwise: bool, update: Cal
 
 
 def _contiguous(row: Row) -> bool:
-    return all(t is None or not written or t.is_contiguous() for t, written in zip(row, _WRITTEN, strict=True))
+    """Whether a gathered piece can be scattered back into what the update writes to."""
+    param, _, exp_avg, second, max_second, _ = row
+    written = param.is_contiguous() and exp_avg.is_contiguous() and second.is_contiguous()
+    return written and (max_second is None or max_second.is_contiguous())
 
 
 def _gather_update_scatter(rows: list[Row], update: Callable[[Row], None]) -> None:
-    columns = [None if column[0] is None else [t.reshape(-1) for t in column] for column in zip(*rows, strict=True)]
+    columns = [
+        None if column[0] is None else [t if t.dim() == 1 else t.reshape(-1) for t in column]
+        for column in zip(*rows, strict=True)
+    ]
     gathered = [None if column is None else torch.cat(column) for column in columns]
     update(Row(*gathered))  # type: ignore[arg-type]
     sizes = [row.param.numel() for row in rows]
