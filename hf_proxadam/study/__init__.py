@@ -1,0 +1,5 @@
+"""Comparisons of optimizers: spec, cells, one trial, runners, statistics."""
+
+
+class RunnerError(RuntimeError):
+    """Cells can't be run here at all, whatever they are."""

@@ -144,9 +144,7 @@ def test_old_state_dicts_and_numbers_as_steps_load() -> None:
     assert other.state[params[0]]["step"] == 4
 
     bare = ProxAdam.__new__(ProxAdam)
-    bare.__setstate__(
-        {"defaults": optimizer.defaults, "state": optimizer.state, "param_groups": state["param_groups"]}
-    )
+    bare.__setstate__({"defaults": optimizer.defaults, "state": optimizer.state, "param_groups": state["param_groups"]})
     assert bare.param_groups[0]["rounding"] == "stochastic"
 
 

@@ -70,9 +70,7 @@ def run_case(case: Case, mesh: DeviceMesh, rank: int, folder: str) -> None:
     assert isinstance(state["exp_avg"], DTensor)
     assert state["exp_avg"].to_local().shape[0] < 5
     assert optimizer.state[model.narrow.weight]["step"] == 6, "an empty shard counts its steps too"
-    full = {
-        k: v.full_tensor() if isinstance(v, DTensor) else v.detach().clone() for k, v in model.state_dict().items()
-    }
+    full = {k: v.full_tensor() if isinstance(v, DTensor) else v.detach().clone() for k, v in model.state_dict().items()}
 
     # Saved and resumed through torch.distributed.checkpoint, sharded.
     dcp.save({"m": model.state_dict(), "o": get_optimizer_state_dict(model, optimizer)}, checkpoint_id=f"{folder}/dcp")

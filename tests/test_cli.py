@@ -1,0 +1,129 @@
+import pytest
+import yaml
+
+from hf_proxadam import cli, report
+from hf_proxadam.study import RunnerError, driver
+from hf_proxadam.study.driver import Outcome
+from hf_proxadam.trainer.catalog import CATALOG
+
+STUDY = {
+    "name": "tiny",
+    "task": "digits",
+    "optimizers": [{"name": "proxadam"}],
+    "learning_rates": [1e-3],
+    "weight_decays": [0.1],
+    "seeds": [0, 1],
+}
+
+
+@pytest.fixture
+def study_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(STUDY))
+    return path
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """What run_study and report.make were called with; nothing is trained."""
+    calls = []
+
+    def run_study(study, folder, workers, command):
+        calls.append(("run", study.name, str(folder), workers))
+        return runs_outcome[0]
+
+    def make(folder):
+        calls.append(("report", str(folder)))
+        return folder / "report" / "README.md"
+
+    runs_outcome = [Outcome(total=2, ran=2, failed=())]
+    calls_and_outcome = type("Runs", (), {"calls": calls, "outcome": runs_outcome})
+    monkeypatch.setattr(driver, "run_study", run_study)
+    monkeypatch.setattr(report, "make", make)
+    return calls_and_outcome
+
+
+def test_list_names_every_registered_optimizer(capsys):
+    assert cli.main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(CATALOG)
+    assert all(entry.description in line for entry, line in zip(CATALOG.values(), lines[1:], strict=True))
+
+
+def test_compare_runs_then_reports_and_prints_the_card(study_file, runs, capsys):
+    assert cli.main(["compare", "tiny.yaml"]) == 0
+    assert runs.calls == [("run", "tiny", "runs/tiny", None), ("report", "runs/tiny")]
+    assert capsys.readouterr().out == "The card: runs/tiny/report/README.md\n"
+    assert cli.main(["compare", "tiny.yaml", "--output_dir", "here", "--workers", "3"]) == 0
+    assert runs.calls[2:] == [("run", "tiny", "here", 3), ("report", "here")]
+
+
+def test_dry_run_prints_the_cells_and_makes_nothing(study_file, runs, capsys):
+    assert cli.main(["compare", "tiny.yaml", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("to run    proxadam, lr 0.001, decay 0.1, seed") == 2
+    assert "2 cells, 0 finished, 2 to run." in out
+    assert runs.calls == []
+    assert [path.name for path in study_file.parent.iterdir()] == ["tiny.yaml"]
+
+
+def test_failed_cells_make_the_exit_code_1_and_the_others_are_reported(study_file, runs, capsys):
+    runs.outcome[0] = Outcome(total=2, ran=1, failed=("cell",))
+    assert cli.main(["compare", "tiny.yaml"]) == 1
+    assert runs.calls[-1][0] == "report"
+    assert "1 of 2 cells failed for good" in capsys.readouterr().err
+    runs.outcome[0] = Outcome(total=2, ran=0, failed=("cell", "cell"))
+    assert cli.main(["compare", "tiny.yaml"]) == 1
+    assert runs.calls[-1][0] == "run"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["compare", "nothing.yaml"], "The study file nothing.yaml can't be read"),
+        (["compare", "bad.yaml"], "there is no optimizer 'proxadm'; did you mean 'proxadam'?"),
+        (["compare", "tiny.yaml", "--output_dir", "tiny.yaml"], "The output folder tiny.yaml is a file"),
+        (["compare", "tiny.yaml", "--workers", "0"], "workers is 0; it must be at least 1."),
+        (["report", "nowhere"], "nowhere is not a study folder"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_exit_code_2(study_file, capsys, arguments, sentence):
+    bad = {**STUDY, "optimizers": [{"name": "proxadm"}]}
+    study_file.with_name("bad.yaml").write_text(yaml.safe_dump(bad))
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("hf-proxadam: ")
+    assert sentence in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_no_command_and_an_unknown_one_exit_with_2(capsys):
+    for arguments in ([], ["compere"]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(arguments)
+        assert caught.value.code == 2
+
+
+def test_a_machine_that_runs_nothing_gets_a_sentence_and_exit_code_1(study_file, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise RunnerError("No worker process can be started.")
+
+    monkeypatch.setattr(driver, "run_study", fail)
+    assert cli.main(["compare", "tiny.yaml"]) == 1
+    assert capsys.readouterr().err == "hf-proxadam: No worker process can be started.\n"
+
+
+def test_ctrl_c_exits_with_130_and_says_how_to_go_on(study_file, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(driver, "run_study", interrupt)
+    assert cli.main(["compare", "tiny.yaml"]) == 130
+    assert "goes on from here" in capsys.readouterr().err
+
+
+def test_the_command_on_record_has_no_path_of_this_machine(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/hf-proxadam", "compare", "a b.yaml"])
+    assert cli._command() == ["hf-proxadam", "compare", "'a b.yaml'"]

@@ -1,0 +1,157 @@
+import importlib.util
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_proxadam import scales
+from tests.tasks.glue_data import write_bert, write_glue
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("glue")
+    write_glue(folder / "data")
+    write_bert(folder / "bert")
+    return folder
+
+
+@pytest.fixture
+def arguments(inputs, tmp_path):
+    given = {
+        "task_name": "mrpc",
+        "dataset_path": inputs / "data",
+        "model_name_or_path": inputs / "bert",
+        "output_dir": tmp_path / "out",
+        "optim": "proxadam",
+        "learning_rate": 5e-3,
+        "num_train_epochs": 8,
+        "per_device_train_batch_size": 8,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": True,
+    }
+    return lambda **changes: [f"--{key}={value}" for key, value in {**given, **changes}.items() if value is not None]
+
+
+@pytest.fixture
+def run_glue(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def run(arguments):
+        monkeypatch.setattr(sys, "argv", ["run_glue.py", *arguments])
+        load("run_glue").main()
+
+    return run
+
+
+def test_run_glue_learns_and_leaves_metrics_scales_and_the_live_optimizer(run_glue, arguments, tmp_path, capsys):
+    run_glue(arguments(validation_fraction=0.25, optim_args="decay_schedule=relative", record_scales_every=4))
+    out = tmp_path / "out"
+    results = json.loads((out / "all_results.json").read_text())
+    # The label is one word of the second sentence; chance is about a half.
+    assert results["eval_accuracy"] > 0.9
+    assert results["test_accuracy"] > 0.9
+    assert {"eval_f1", "eval_loss", "train_loss", "train_runtime", "train_samples_per_second"} <= results.keys()
+    printed = capsys.readouterr().out
+    assert "eval_accuracy" in printed
+    assert "eval_f1" in printed
+    table = scales.load(out / "scales").to_pandas()
+    # 72 examples in batches of 8, 8 times.
+    assert sorted(table["step"].unique()) == list(range(4, 73, 4))
+    assert {"gradient", "update", "weight"} <= set(table["quantity"])
+    record = json.loads((out / "run.json").read_text())
+    assert record["optimizer"]["class"] == "hf_proxadam.optim.proxadam.ProxAdam"
+    assert record["optimizer"]["defaults"]["decay_schedule"] == "relative"
+    assert record["optimizer"]["defaults"]["lr"] == 5e-3
+    assert record["command"].startswith("run_glue.py --task_name=mrpc ")
+    assert (out / "model.safetensors").is_file()
+
+
+def test_run_glue_evaluates_only_where_only_that_is_asked_for(run_glue, arguments, tmp_path):
+    run_glue([*arguments(max_eval_samples=8), "--do_eval"])
+    assert (tmp_path / "out" / "eval_results.json").is_file()
+    assert not (tmp_path / "out" / "train_results.json").exists()
+    assert not (tmp_path / "out" / "scales").exists()
+
+
+def test_run_glue_does_not_mix_two_runs_scales_but_resumes_one(run_glue, arguments, tmp_path, capsys):
+    steps = {"max_steps": 8, "save_strategy": "steps", "save_steps": 4, "record_scales_every": 2}
+    run_glue(arguments(**steps))
+    with pytest.raises(SystemExit) as caught:
+        run_glue(arguments(**steps))
+    assert caught.value.code == 2
+    assert "holds another run's records" in capsys.readouterr().err
+    whole = (tmp_path / "out" / "model.safetensors").read_bytes()
+    run_glue(arguments(**steps, resume_from_checkpoint=tmp_path / "out" / "checkpoint-4"))
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == whole
+    table = scales.load(tmp_path / "out" / "scales").to_pandas()
+    assert sorted(table["step"].unique()) == [2, 4, 6, 8]
+
+
+def test_two_runs_with_one_seed_are_bit_equal(run_glue, arguments, tmp_path):
+    for name in ("a", "b"):
+        run_glue(arguments(output_dir=tmp_path / name, num_train_epochs=1, record_scales_every=0))
+    a, b = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b"))
+    assert a == b
+    assert not (tmp_path / "a" / "scales").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"task_name": "mrcp"}, "invalid choice: 'mrcp' (choose from"),
+        ({"optim": "proxadm"}, "argument --optim: invalid choice: 'proxadm' (choose from"),
+        ({"task_name": None}, "the following arguments are required: --task_name"),
+        ({"dataset_path": "nowhere"}, "dataset_path is 'nowhere', but there is no such folder."),
+        ({"task_name": "rte"}, "rte is not there;"),
+        ({"model_name_or_path": "./nowhere"}, "model_name_or_path is './nowhere', but there is no such folder."),
+        ({"optim_args": "decay=1"}, "optim_args has no 'decay' for 'proxadam'"),
+        ({"optim": "adamw_torch", "optim_args": "decay=1"}, "decay=1 has no effect on adamw_torch"),
+        ({"learning_rate": -1}, "The learning rate is -1.0; it must be"),
+        ({"weight_decay": -1}, "The weight decay is -1.0; it must be"),
+        ({"record_scales_every": -1}, "record_scales_every is -1; it must be at least 1, or 0 for never."),
+        ({"resume_from_checkpoint": "nowhere"}, "resume_from_checkpoint is 'nowhere', but there is no such folder."),
+        ({"do_predict": True}, "--do_predict is not supported"),
+        ({"optimm": "x"}, "--optimm=x"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_exit_code_2(run_glue, arguments, changes, sentence, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_glue(arguments(**changes))
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("run_glue.py: ")
+    assert sentence in error.splitlines()[-1]
+    assert "Traceback" not in error
+
+
+def test_compare_is_the_command_of_the_same_name(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["compare.py", "nothing.yaml"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(SCRIPTS / "compare.py"), run_name="__main__")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("hf-proxadam: The study file nothing.yaml can't be read")
+
+
+@pytest.mark.slow
+def test_run_glue_under_accelerate_launch(arguments, tmp_path):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=1"]
+    command = [*launch, SCRIPTS / "run_glue.py", *arguments(num_train_epochs=1)]
+    env = {**os.environ, "PYTHONPATH": str(SCRIPTS.parent), "HF_HUB_OFFLINE": "1"}
+    subprocess.run(command, env=env, check=True)
+    assert "eval_accuracy" in json.loads((tmp_path / "out" / "all_results.json").read_text())
