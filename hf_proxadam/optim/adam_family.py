@@ -1,6 +1,7 @@
 """The one `torch.optim.Optimizer` behind the public classes: state, groups, checkpoints."""
 
 import hashlib
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ from torch.optim import Optimizer
 
 from . import execution, proximal, validation
 from .proximal import ProximalMap
-from .update import Form
+from .update import Form, ratio_bound
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "exp_avg_sq_root", "max_exp_avg_sq", "max_exp_avg_sq_root", "start")
 
@@ -20,7 +21,8 @@ class AdamFamily(Optimizer):
 
     State of a parameter, created at its first step with a gradient:
 
-    - `step`: number of steps, a 0-d float32 tensor on the CPU (with `capturable`: on the parameter's device);
+    - `step`: number of steps, a 0-d float32 tensor (float64 where that is torch's default dtype) on the CPU, or, with
+      `capturable`, on the parameter's device;
     - `exp_avg`: first moment, of the parameter's shape and layout, float32 for bf16 and fp16 parameters and the
       parameter's own dtype otherwise (a DTensor for a DTensor);
     - `exp_avg_sq`: second moment, likewise; with eps = 0 instead `exp_avg_sq_root`, its root;
@@ -37,10 +39,9 @@ class AdamFamily(Optimizer):
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         self._proximal_maps, self._given_starts = {}, {}
-        if isinstance(defaults["betas"], tuple) and any(isinstance(b, Tensor) for b in defaults["betas"]):
-            defaults["betas"] = tuple(b.item() if isinstance(b, Tensor) else b for b in defaults["betas"])
         starts = self._plain(defaults)
         validation.check(defaults, type(self).__name__)
+        _read_tensors(defaults, defaults["differentiable"])
         super().__init__(params, defaults)
         if starts is not None:
             if len(self.param_groups) != 1:
@@ -74,6 +75,7 @@ class AdamFamily(Optimizer):
         if isinstance(group, dict):  # anything else is refused by torch, in its words
             starts = self._plain(group)
             validation.check({**self.defaults, **group}, type(self).__name__)
+            _read_tensors(group, self.defaults["differentiable"])
             group.setdefault("initial_lr", float(group.get("lr", self.defaults["lr"])))
         super().add_param_group(group)
         if starts is not None:
@@ -120,7 +122,7 @@ class AdamFamily(Optimizer):
                     execution.step_group(params, states, group, form, generators)
 
     def _form(self, group: dict[str, Any]) -> Form:
-        decays, chosen = group["weight_decay"] != 0, None
+        decays, chosen = bool(group["weight_decay"] != 0), None
         if decays and group.get("proximal", "l2") != "l2":
             name = group["proximal"]
             chosen = self._proximal_maps.get(name) or proximal.resolve(name, group["l1_ratio"])
@@ -128,6 +130,7 @@ class AdamFamily(Optimizer):
             rule=self.rule,
             scale_free=group["eps"] == 0,
             atan2=group.get("direction") == "atan2",
+            bounded=math.isfinite(ratio_bound(*(float(beta) for beta in group["betas"]))),
             amsgrad=group["amsgrad"],
             maximize=group["maximize"],
             decays=decays,
@@ -155,7 +158,9 @@ class AdamFamily(Optimizer):
         fresh = "exp_avg" not in state
         device = param.device if group["capturable"] else "cpu"
         if not isinstance(state.setdefault("step", 0.0), Tensor):
-            state["step"] = torch.tensor(float(state["step"]), dtype=torch.float32, device=device)
+            wide = torch.get_default_dtype() == torch.float64  # as torch's own
+            dtype = torch.float64 if wide else torch.float32
+            state["step"] = torch.tensor(float(state["step"]), dtype=dtype, device=device)
         _adapt_second_moment(state, form.scale_free)
         if "start" in needed and "start" not in state:
             given = self._given_starts.get(number)
@@ -242,6 +247,16 @@ class AdamFamily(Optimizer):
             )
 
 
+def _read_tensors(options: dict[str, Any], differentiable: bool) -> None:
+    """Tensor betas and weight decay: read once, or, where the step is differentiable, kept as 0-d tensors."""
+    if isinstance(options.get("weight_decay"), Tensor):
+        decay = options["weight_decay"]
+        options["weight_decay"] = decay.reshape(()) if differentiable else decay.item()
+    betas = options.get("betas")
+    if betas is not None and isinstance(betas[0], Tensor):
+        options["betas"] = tuple(b.reshape(()) if differentiable else b.item() for b in betas)
+
+
 def second_key(form: Form) -> str:
     """The state's name of the second moment."""
     return "exp_avg_sq_root" if form.scale_free else "exp_avg_sq"
@@ -252,7 +267,7 @@ def _adapt_second_moment(state: dict[str, Any], scale_free: bool) -> None:
     for name in ("exp_avg_sq", "max_exp_avg_sq"):
         root = f"{name}_root"
         if scale_free and name in state:
-            state[root] = state.pop(name).sqrt()
+            state[root] = state.pop(name).sqrt().clone()  # autograd keeps what sqrt returned, and steps overwrite it
         elif not scale_free and root in state:
             state[name] = state.pop(root).square()
 

@@ -6,11 +6,11 @@ All paths call the one body, `update.adam_update`, and differ only in what they 
 - pieces (the default): large tensors are walked in slices that stay in the processor's cache through all the passes of
   the body, small ones are gathered into one such piece and scattered again, so that the cost of a call to torch is
   paid per piece and not per tensor. Scratch memory is a few pieces, whatever the size of the model;
-- compiled (`compile=True`): the body becomes one loop over a tensor; small tensors are gathered as above.
+- compiled (`compile=True`): the body becomes one loop over a tensor; small tensors are gathered as above. Row-wise
+  proximal maps and tensors with gaps in memory take the uncompiled body.
 """
 
 import functools
-import types
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -18,13 +18,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .update import Form, Scalars, adam_update, decay_factor, rounded_betas, step_scalars
+from .update import Betas, Form, Scalars, adam_update, decay_factor, ratio_bound, rounded_betas, step_scalars
 
 # In elements. On a CPU a piece of each of five tensors has to fit the cache; a GPU wants few launches instead.
-_PIECE = {"cpu": 2**17}
+_PIECE = {"cpu": 2**19}
 _PIECE_ELSEWHERE = 2**22
+_GATHERED = {"cpu": 2**17}
 _SMALL = {"cpu": 2**13}
 _SMALL_ELSEWHERE = 2**18
+_ROWS_AT_ONCE = 8  # of a compiled call
 
 
 class Row(NamedTuple):
@@ -88,7 +90,7 @@ def step_group(
     if group["capturable"]:
         torch._foreach_add_(steps, 1)
     else:  # copying is several times faster than adding, which wraps a number into a tensor for each
-        torch._foreach_copy_(steps, list(torch.tensor(counts).unbind()))
+        torch._foreach_copy_(steps, list(torch.tensor(counts, dtype=torch.float64).unbind()))
     suffix = "exp_avg_sq_root" if form.scale_free else "exp_avg_sq"
     needs_start = form.proximal is not None and form.proximal.needs_start
     rows = []
@@ -117,20 +119,18 @@ def step_group(
     buckets: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row, count in zip(rows, counts, strict=True):
         buckets[count, row[0].device, row[0].dtype, row[1].dtype].append(row)
-    for (count, device, _, _), bucket in buckets.items():
-        dtype = bucket[0].exp_avg.dtype
-        scalars = numbers(count, dtype)
-        whole = group["foreach"] is False or group["differentiable"] or not _elementwise(form)
-        compiles = group["compile"] and lr != 0  # the body's identity at lr = 0 is a branch on a number
-        update = _compiled(form) if compiles else adam_update
-        if compiles:
-            scalars = _as_tensors(scalars, dtype)
-        if whole and not group["compile"]:
+    one_by_one = group["differentiable"] or group["foreach"] is False or not _elementwise(form)
+    for (count, *_), bucket in buckets.items():
+        scalars = numbers(count, bucket[0].exp_avg.dtype)
+        if one_by_one:
             for row in bucket:
-                update(*row, noise(row), scalars, form)
+                adam_update(*row, noise(row), scalars, form)
+        elif group["compile"] and lr != 0:  # the identity at lr = 0 is a branch of the body on a number
+            _compiled_update(bucket, noise, scalars, form)
         else:
-            size = None if compiles else _PIECE.get(device.type, _PIECE_ELSEWHERE)
-            _in_pieces(bucket, size, _elementwise(form), lambda row: update(*row, noise(row), scalars, form))  # noqa: B023
+            for piece, small in _pieces(bucket, _PIECE.get(bucket[0].param.device.type, _PIECE_ELSEWHERE)):
+                adam_update(*piece, noise(piece), scalars, form)
+                _scatter(piece, small)
 
 
 def _elementwise(form: Form) -> bool:
@@ -138,21 +138,13 @@ def _elementwise(form: Form) -> bool:
 
 
 def _scalars(step: float | Tensor, dtype: torch.dtype, *, group: dict[str, Any], form: Form, lr: Any) -> Scalars:
-    betas = rounded_betas(*group["betas"], dtype, form.scale_free)
+    beta1, beta2 = group["betas"]
+    if isinstance(beta1, Tensor):
+        betas = Betas(beta1, beta2, beta2**0.5, ratio_bound(beta1.item(), beta2.item()))
+    else:
+        betas = rounded_betas(beta1, beta2, dtype, form.scale_free)
     decay = decay_factor(group["decay_schedule"] if form.rule != "coupled" else "lr", lr, float(group["initial_lr"]))
     return step_scalars(betas, step, lr, group["eps"], group["weight_decay"], decay)
-
-
-def _as_tensors(scalars: Scalars, dtype: torch.dtype) -> Scalars:
-    """The numbers that change from step to step as 0-d tensors, so that the compiler does not build them in."""
-    return Scalars(scalars.betas, *(torch.tensor(float(x), dtype=dtype) for x in scalars[1:]))
-
-
-@functools.lru_cache(maxsize=64)
-def _compiled(form: Form) -> Callable[..., None]:
-    # The compiler counts recompilations by code object, and gives up after a few: each form gets one of its own.
-    code = adam_update.__code__.replace(co_name=f"adam_update_{form.rule}")
-    return torch.compile(types.FunctionType(code, adam_update.__globals__), dynamic=True)
 
 
 def _noise(generators: dict[torch.device, torch.Generator] | None, row: Row) -> Tensor | None:
@@ -167,31 +159,29 @@ def _noise(generators: dict[torch.device, torch.Generator] | None, row: Row) -> 
 # --- pieces ---------------------------------------------------------------------------------------------------------
 
 
-def _in_pieces(rows: list[Row], size: int | None, elementwise: bool, update: Callable[[Row], None]) -> None:
-    """Call `update` on slices of at most `size` elements (None: whole tensors) and on gathered small tensors."""
+def _pieces(rows: list[Row], size: int | None) -> Iterator[tuple[Row, list[Row]]]:
+    """Slices of at most `size` elements (None: whole tensors), and small tensors gathered into one.
+
+    Yields:
+        A piece, and the rows that it was gathered from: the caller gives them to `_scatter` after the update.
+    """
     device = rows[0].param.device.type
-    limit = _PIECE.get(device, _PIECE_ELSEWHERE)
-    few = _SMALL.get(device, _SMALL_ELSEWHERE)
+    few, many = _SMALL.get(device, _SMALL_ELSEWHERE), _GATHERED.get(device, _PIECE_ELSEWHERE)
     small: list[Row] = []
     gathered = 0
     for row in rows:
         numel = row[0].numel()
-        if numel == 0:
-            continue
-        if not elementwise:
-            # torch.compile (2.13) computes wrong moments for 0-d tensors; as 1-d ones they are right.
-            update(row if row.param.dim() else row.map(lambda t: t.view(1)))
-        elif numel <= few and _contiguous(row):
-            if gathered + numel > limit:
-                _gather_update_scatter(small, update)
+        if 0 < numel <= few and _contiguous(row):
+            if gathered + numel > many:
+                yield _gather(small), small
                 small, gathered = [], 0
             small.append(row)
             gathered += numel
-        else:
+        elif numel:
             for piece in _slices(row, size):
-                update(piece)
+                yield piece, []
     if small:
-        _gather_update_scatter(small, update)
+        yield _gather(small), small
 
 
 def _contiguous(row: Row) -> bool:
@@ -201,17 +191,21 @@ def _contiguous(row: Row) -> bool:
     return written and (max_second is None or max_second.is_contiguous())
 
 
-def _gather_update_scatter(rows: list[Row], update: Callable[[Row], None]) -> None:
-    columns = [
-        None if column[0] is None else [t if t.dim() == 1 else t.reshape(-1) for t in column]
-        for column in zip(*rows, strict=True)
-    ]
-    gathered = [None if column is None else torch.cat(column) for column in columns]
-    update(Row(*gathered))  # type: ignore[arg-type]
-    sizes = [row.param.numel() for row in rows]
-    for column, whole, written in zip(columns, gathered, _WRITTEN, strict=True):
-        if written and column is not None and whole is not None:
-            torch.split_with_sizes_copy(whole, sizes, out=column)
+def _gather(rows: list[Row]) -> Row:
+    columns = [None if column[0] is None else _flat(column) for column in zip(*rows, strict=True)]
+    return Row(*(None if column is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
+
+
+def _scatter(piece: Row, rows: list[Row]) -> None:
+    if rows:
+        sizes = [row[0].numel() for row in rows]
+        for column, whole, written in zip(zip(*rows, strict=True), piece, _WRITTEN, strict=True):
+            if written and whole is not None:
+                torch.split_with_sizes_copy(whole, sizes, out=_flat(column))
+
+
+def _flat(tensors: tuple[Tensor, ...]) -> list[Tensor]:
+    return [t if t.dim() == 1 else t.reshape(-1) for t in tensors]
 
 
 def _slices(row: Row, size: int | None) -> Iterator[Row]:
@@ -239,6 +233,66 @@ def _flatten(row: Row) -> Row | None:
         if not all(t is None or t.is_contiguous() for t in row):
             return None
     return row.map(lambda t: t.view(-1))
+
+
+# --- compiled -------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(form: Form, betas: Betas, structure: tuple[Any, ...]) -> Callable[..., None]:
+    """The body over `_ROWS_AT_ONCE` 1-d rows: what a call costs beside its work is paid once for all of them."""
+
+    def update_rows(rows: list[Any], eps: Tensor, bias: Tensor, decay: Tensor, lr: Tensor) -> None:
+        for row in rows:
+            adam_update(*row, Scalars(betas, eps, bias, decay, lr), form)  # type: ignore[call-arg]
+
+    # The compiler counts recompilations by code object and gives up after a few: each form gets one of its own.
+    update_rows.__code__ = update_rows.__code__.replace(co_name=f"update_rows_{form.rule}")
+    return torch.compile(update_rows, dynamic=True, fullgraph=True)
+
+
+def _compiled_update(rows: list[Row], noise: Callable[[Row], Tensor | None], scalars: Scalars, form: Form) -> None:
+    first = rows[0]
+    structure = tuple(None if t is None else (t.dtype, t.device) for t in first)
+    # As tensors, for the compiler builds numbers in.
+    numbers = [torch.tensor(float(number), dtype=first.exp_avg.dtype) for number in scalars[1:]]
+    before = _compiled.cache_info().misses
+    compiled = _compiled(form, scalars.betas, structure)
+    if _compiled.cache_info().misses > before:
+        # Traced over rows of sizes that all differ, for sizes that are equal now would have to be equal for ever; and
+        # large ones, for which the compiler makes loops that run in parallel.
+        idle = _idle_rows(structure, 2**16, _ROWS_AT_ONCE)
+        compiled([(*row, noise(row)) for row in idle], *numbers)
+    chunk: list[tuple[Row, list[Row]]] = []
+
+    def run() -> None:
+        filled = [piece for piece, _ in chunk]
+        filled += _idle_rows(structure, 16, _ROWS_AT_ONCE - len(chunk))
+        compiled([(*row, noise(row)) for row in filled], *numbers)
+        for piece, small in chunk:
+            _scatter(piece, small)
+        chunk.clear()
+
+    for piece, small in _pieces(rows, None):
+        if piece.param.dim() != 1 or piece.param.numel() == 1:
+            # Tensors with gaps and single numbers would each be compiled anew.
+            adam_update(*piece, noise(piece), scalars, form)
+            _scatter(piece, small)
+            continue
+        chunk.append((piece._replace(param=piece.param.detach()), small))
+        if len(chunk) == _ROWS_AT_ONCE:
+            run()
+    if chunk:
+        run()
+
+
+def _idle_rows(structure: tuple[Any, ...], size: int, count: int) -> list[Row]:
+    """Rows of zeros that make up the number, all of different sizes."""
+    sizes = [size + 8 * i for i in range(count)]
+    return [
+        Row(*(None if s is None else torch.zeros(n, dtype=s[0], device=s[1]) for s in structure))  # type: ignore[arg-type]
+        for n in sizes
+    ]
 
 
 # --- DTensors and complex numbers -----------------------------------------------------------------------------------

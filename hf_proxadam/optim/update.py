@@ -45,6 +45,7 @@ class Form:
         rule: "coupled", "decoupled" or "proximal": where the regulariser enters.
         scale_free: eps = 0; the second moment is stored as its root.
         atan2: the direction is atan2(m_hat, sqrt(v_hat)); needs `scale_free`.
+        bounded: b1^2 < b2, so that |m|/sqrt(v) has the bound of [`ratio_bound`].
         amsgrad: divide by the largest second moment so far.
         maximize: ascend, i.e. use -g.
         decays: weight_decay != 0.
@@ -56,6 +57,7 @@ class Form:
     rule: str
     scale_free: bool = False
     atan2: bool = False
+    bounded: bool = True
     amsgrad: bool = False
     maximize: bool = False
     decays: bool = False
@@ -67,7 +69,8 @@ class Form:
 class Betas(NamedTuple):
     """The coefficients of the two averages, rounded so that they add up to one in the arithmetic that uses them.
 
-    With b2 rounded and 1 - b2 not, a constant gradient would settle at v = g^2 (1 + 1e-5) in float32.
+    With b2 rounded and 1 - b2 not, a constant gradient would settle at v = g^2 (1 + 1e-5) in float32. Tensors where a
+    differentiable step was given tensors.
 
     Attributes:
         beta1: coefficient of the first moment.
@@ -76,9 +79,9 @@ class Betas(NamedTuple):
         bound: the bound of |m|/sqrt(v) (see [`ratio_bound`]).
     """
 
-    beta1: float
-    beta2: float
-    root_beta2: float
+    beta1: float | Tensor
+    beta2: float | Tensor
+    root_beta2: float | Tensor
     bound: float
 
 
@@ -164,76 +167,102 @@ def adam_update(
         scalars: the numbers of this step.
         form: which equations.
     """
-    betas, eps, bias, decay, lr = scalars
+    betas, _, _, decay, lr = scalars
     dtype = exp_avg.dtype
     x, g = param.to(dtype), grad.to(dtype)
+    m, s, largest = exp_avg, second, max_second
+    if form.differentiable:  # autograd keeps what it is given, and all of this is overwritten below
+        x, m, s = x.clone(), m.clone(), s.clone()
+        largest = None if largest is None else largest.clone()
     if form.maximize:
         g = -g
     if form.rule == "coupled" and form.decays:
         g = _axpy(g, x, decay)
 
-    if form.scale_free:
-        # Not lerp: g - m overflows for gradients of opposite sign near the largest float.
-        exp_avg.mul_(betas.beta1).add_(g, alpha=1 - betas.beta1)
-        second.mul_(betas.root_beta2)
-        _hypot_(second, g * math.sqrt(1 - betas.beta2), form)
-    else:
-        exp_avg.lerp_(g, 1 - betas.beta1)
-        second.mul_(betas.beta2).addcmul_(g, g, value=1 - betas.beta2)
-    if max_second is not None:
-        second = max_second.copy_(torch.maximum(max_second, second))
-
+    m, s = _averages(m, s, g, betas, form)
+    used = s
+    if largest is not None:
+        used = torch.maximum(largest, s, out=None if form.functional else largest)
+    if form.functional:
+        exp_avg.copy_(m)
+        second.copy_(s)
+        if max_second is not None:
+            max_second.copy_(used)
     if not isinstance(lr, Tensor) and lr == 0:
         return  # the identity, down to the sign of a zero
 
-    if form.differentiable:  # autograd keeps what it divides, and the next step overwrites the moments
-        exp_avg, second = exp_avg.clone(), second.clone()
-    d = _direction(exp_avg, second, betas, eps, bias, form)
-    out = None if form.functional else d
-    if form.proximal is not None:
-        x_new = x - form.proximal.displacement(x, torch.mul(d, bias * lr, out=out), lr * decay, start)
+    x_new = _step(x, m, used, scalars, start, form)
+    if x_new is not param:
+        param.copy_(x_new if noise is None else stochastic_round(x_new, param.dtype, noise))
+
+
+def _averages(m: Tensor, s: Tensor, g: Tensor, betas: Betas, form: Form) -> tuple[Tensor, Tensor]:
+    """The moments of this step: in place, or as new tensors where `form.functional`."""
+    to_m, to_s = (None, None) if form.functional else (m, s)
+    if form.scale_free:
+        # Not lerp: g - m overflows for gradients of opposite sign near the largest float.
+        m = _axpy(torch.mul(m, betas.beta1, out=to_m), g, 1 - betas.beta1, out=to_m)
+        return m, _hypot(torch.mul(s, betas.root_beta2, out=to_s), g * (1 - betas.beta2) ** 0.5, out=to_s)
+    m = torch.lerp(m, g, 1 - betas.beta1, out=to_m)
+    s = torch.mul(s, betas.beta2, out=to_s)
+    if isinstance(betas.beta2, Tensor):
+        return m, s + g * g * (1 - betas.beta2)
+    return m, torch.addcmul(s, g, g, value=1 - betas.beta2, out=to_s)
+
+
+def _step(x: Tensor, m: Tensor, s: Tensor, scalars: Scalars, start: Tensor | None, form: Form) -> Tensor:
+    """The new value of `x`: in `x` itself, or, where `form.functional` or a proximal map is given, in a new tensor."""
+    betas, eps, bias, decay, lr = scalars
+    to_x = None if form.functional else x
+    regularised = form.decays and form.rule != "coupled"
+    step_size = lr / (1 + lr * decay) if regularised and form.rule == "proximal" else lr
+
+    if form.scale_free:
+        d = _scale_free_direction(m, s, betas, bias, form)
     else:
-        step_size = lr
-        if form.decays and form.rule != "coupled":
-            d = _axpy(d, x, decay / bias, out=out)
-            step_size = lr / (1 + lr * decay) if form.rule == "proximal" else lr
-        if x is param and noise is None:
-            _axpy(param, d, -step_size * bias, out=param)
-            return
-        x_new = _axpy(x, d, -step_size * bias, out=None if form.functional else x)
-    param.copy_(x_new if noise is None else stochastic_round(x_new, param.dtype, noise))
+        d = s.sqrt()
+        to_d = None if form.functional else d
+        d = torch.add(d, eps, out=to_d)
+        factor = -step_size * bias
+        if form.proximal is None and isinstance(factor, float):
+            # The same as below in fewer passes over memory: the quotient and the sum with x are one operation.
+            if not regularised:
+                return torch.addcdiv(x, m, d, value=factor, out=to_x)
+            inverse = bias / decay
+            if isinstance(inverse, float) and inverse <= 2**20:  # so that no sensible gradient overflows in between
+                d = torch.addcdiv(x, m, d, value=inverse, out=to_d)
+                return _axpy(x, d, factor / inverse, out=to_x)
+        d = torch.div(m, d, out=to_d)
+
+    to_d = None if form.functional else d
+    if form.proximal is not None:
+        return x - form.proximal.displacement(x, torch.mul(d, bias * lr, out=to_d), lr * decay, start)
+    if regularised:
+        d = _axpy(d, x, decay / bias, out=to_d)
+    return _axpy(x, d, -step_size * bias, out=to_x)
 
 
-def _direction(
-    exp_avg: Tensor, second: Tensor, betas: Betas, eps: float | Tensor, bias: float | Tensor, form: Form
-) -> Tensor:
+def _scale_free_direction(m: Tensor, root: Tensor, betas: Betas, bias: float | Tensor, form: Form) -> Tensor:
     """The direction u divided by `bias`, in a new tensor."""
-    if not form.scale_free:
-        d = second.sqrt()
-        out = None if form.functional else d
-        return torch.div(exp_avg, torch.add(d, eps, out=out), out=out)
     # Where r = 0 all gradients were 0 and so is m: 0 / tiny = 0. A NaN stays a NaN. Below the smallest normal number
     # the ratio shrinks instead of growing without bound.
-    d = second.clamp_min(torch.finfo(second.dtype).tiny)
-    out = None if form.functional else d
+    d = root.clamp_min(torch.finfo(root.dtype).tiny)
+    to_d = None if form.functional else d
     if form.atan2:
-        d = torch.atan2(exp_avg, torch.mul(d, 1 / bias, out=out), out=out)
-        return torch.mul(d, 1 / bias, out=out)
-    d = torch.div(exp_avg, d, out=out)
-    return d if math.isinf(betas.bound) else torch.clamp(d, -betas.bound, betas.bound, out=out)
+        d = torch.atan2(m, torch.mul(d, 1 / bias, out=to_d), out=to_d)
+        return torch.mul(d, 1 / bias, out=to_d)
+    d = torch.div(m, d, out=to_d)
+    return torch.clamp(d, -betas.bound, betas.bound, out=to_d) if form.bounded else d
 
 
-def _hypot_(a: Tensor, b: Tensor, form: Form) -> None:
-    """A <- sqrt(a^2 + b^2) without squaring anything but a ratio of at most 1."""
-    if torch.compiler.is_compiling():  # which can fuse this, and not torch.hypot
-        b = b.abs()
-        larger, smaller = torch.maximum(a, b), torch.minimum(a, b)
-        ratio = smaller / larger.clamp_min(torch.finfo(a.dtype).tiny)
-        a.copy_(larger * torch.sqrt(1 + ratio * ratio))
-    elif form.differentiable:
-        a.copy_(torch.hypot(a.clone(), b))
-    else:
-        torch.hypot(a, b, out=a)
+def _hypot(a: Tensor, b: Tensor, out: Tensor | None) -> Tensor:
+    """sqrt(a^2 + b^2) for a >= 0, without squaring anything but a ratio of at most 1."""
+    if not torch.compiler.is_compiling():
+        return torch.hypot(a, b, out=out)
+    b = b.abs()  # the same in operations that the compiler can fuse
+    larger, smaller = torch.maximum(a, b), torch.minimum(a, b)
+    ratio = smaller / larger.clamp_min(torch.finfo(a.dtype).tiny)
+    return larger * torch.sqrt(1 + ratio * ratio)
 
 
 def _axpy(y: Tensor, x: Tensor, a: float | Tensor, out: Tensor | None = None) -> Tensor:

@@ -44,16 +44,11 @@ def check(options: dict[str, Any], optimizer: str) -> None:
 
 
 def _check_numbers(options: dict[str, Any]) -> None:
-    lr = options["lr"]
-    if isinstance(lr, Tensor):
-        if lr.numel() != 1:
-            raise ValueError(f"Tensor lr must be 1-element, got shape {tuple(lr.shape)}")
-        lr = lr.item()
+    _check_tensors(options)
+    lr = _number(options["lr"])
     if not _is_number(lr) or lr < 0:
         raise ValueError(f"Invalid learning rate: {lr!r} (a finite number >= 0, or a one-element tensor)")
-    initial_lr = options.get("initial_lr", lr)
-    if isinstance(initial_lr, Tensor):  # a scheduler of torch's puts a tensor there where lr is one
-        initial_lr = initial_lr.item()
+    initial_lr = _number(options.get("initial_lr", lr))  # a scheduler of torch's puts a tensor there where lr is one
     if options["decay_schedule"] in DECAY_SCHEDULES[1:] and initial_lr == 0:
         raise ValueError(
             f"decay_schedule={options['decay_schedule']!r} divides by the initial learning rate, which is 0: give the "
@@ -62,19 +57,44 @@ def _check_numbers(options: dict[str, Any]) -> None:
     betas = options["betas"]
     if not isinstance(betas, (tuple, list)) or len(betas) != 2:
         raise ValueError(f"Invalid betas value: {betas!r} (two numbers from 0 to 1, 1 excluded)")
+    betas = [_number(beta) for beta in betas]
     for i, beta in enumerate(betas):
         if not _is_number(beta) or not 0 <= beta < 1:
             raise ValueError(f"Invalid beta parameter at index {i}: {beta!r} (a number from 0 to 1, 1 excluded)")
     if not _is_number(options["eps"]) or options["eps"] < 0:
         raise ValueError(f"Invalid epsilon value: {options['eps']!r} (a finite number >= 0)")
-    if not _is_number(options["weight_decay"]) or options["weight_decay"] < 0:
-        raise ValueError(f"Invalid weight_decay value: {options['weight_decay']!r} (a finite number >= 0)")
+    weight_decay = _number(options["weight_decay"])
+    if not _is_number(weight_decay) or weight_decay < 0:
+        raise ValueError(f"Invalid weight_decay value: {weight_decay!r} (a finite number >= 0)")
     if options["eps"] == 0 and betas[0] ** 2 >= betas[1] and betas[0] > 0:
         warnings.warn(
             f"betas={tuple(betas)} have beta1^2 >= beta2: with eps=0 the bound |m|/sqrt(v) <= "
             "(1 - beta1)/sqrt((1 - beta2)(1 - beta1^2/beta2)) on the length of a step is lost; choose beta1^2 < beta2",
             stacklevel=6,
         )
+
+
+def _check_tensors(options: dict[str, Any]) -> None:
+    """Where a tensor may stand for a number; the sentences are torch's."""
+    lr, betas = options["lr"], options["betas"]
+    lists = options["foreach"] and not options["capturable"]
+    if isinstance(lr, Tensor):
+        if lr.numel() != 1:
+            raise ValueError(f"Tensor lr must be 1-element, got shape {tuple(lr.shape)}")
+        if lists:
+            raise ValueError(
+                "lr as a Tensor is not supported for capturable=False and foreach=True; leave foreach at None"
+            )
+    if isinstance(options["weight_decay"], Tensor) and options["weight_decay"].numel() != 1:
+        raise ValueError("Tensor weight_decay must be 1-element")
+    if isinstance(betas, (tuple, list)) and any(isinstance(beta, Tensor) for beta in betas):
+        if not all(isinstance(beta, Tensor) for beta in betas):
+            raise ValueError("betas must be either both floats or both Tensors")
+        for i, beta in enumerate(betas):
+            if lists:
+                raise ValueError(f"betas[{i}] as a Tensor is not supported for capturable=False and foreach=True")
+            if beta.numel() != 1:
+                raise ValueError(f"Tensor betas[{i}] must be 1-element")
 
 
 def _check_combinations(options: dict[str, Any], optimizer: str) -> None:
@@ -86,13 +106,8 @@ def _check_combinations(options: dict[str, Any], optimizer: str) -> None:
     chosen = [name for name in ("foreach", "compile", "differentiable") if options[name]]
     if len(chosen) > 1:
         raise ValueError(f"{optimizer}: {' and '.join(f'{n}=True' for n in chosen)} can't go together; choose one")
-    for first, second in (
-        ("foreach", "capturable"),
-        ("compile", "capturable"),
-        ("capturable", "differentiable"),
-    ):
-        if options[first] and options[second]:
-            raise ValueError(f"{optimizer}: {first}=True and {second}=True can't go together; choose one")
+    if options["compile"] and options["capturable"]:
+        raise ValueError(f"{optimizer}: compile=True and capturable=True can't go together; choose one")
     if options["rounding"] == "stochastic" and (options["differentiable"] or options["capturable"]):
         raise ValueError(f"{optimizer}: rounding='stochastic' does not go with differentiable or capturable")
     if options.get("direction") == "atan2" and options["eps"] != 0:
@@ -111,6 +126,10 @@ def _check_combinations(options: dict[str, Any], optimizer: str) -> None:
                 f"l1_ratio={options['l1_ratio']} only goes with proximal='elastic_net', got "
                 f"proximal={options['proximal']!r}"
             )
+
+
+def _number(value: Any) -> Any:
+    return value.item() if isinstance(value, Tensor) else value
 
 
 def _is_number(value: Any) -> bool:

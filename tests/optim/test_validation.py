@@ -37,6 +37,18 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"fused": True, "differentiable": True}, "fused=True does not go with differentiable=True"),
     ({"foreach": True, "compile": True}, "foreach=True and compile=True can't go together"),
     ({"foreach": True, "differentiable": True}, "foreach=True and differentiable=True can't go together"),
+    (
+        {"lr": torch.tensor(0.1), "foreach": True},
+        "lr as a Tensor is not supported for capturable=False and foreach=True",
+    ),
+    ({"betas": (torch.tensor(0.9), 0.99)}, "betas must be either both floats or both Tensors"),
+    (
+        {"betas": (torch.tensor(0.9), torch.tensor(0.99)), "foreach": True},
+        r"betas\[0\] as a Tensor is not supported for capturable=False and foreach=True",
+    ),
+    ({"betas": (torch.ones(2), torch.ones(2))}, r"Tensor betas\[0\] must be 1-element"),
+    ({"betas": (torch.tensor(0.9), torch.tensor(1.0))}, "Invalid beta parameter at index 1: 1.0"),
+    ({"weight_decay": torch.tensor(-1.0)}, "Invalid weight_decay value: -1.0"),
     ({"capturable": True, "compile": True}, "compile=True and capturable=True can't go together"),
     ({"rounding": "stochastic", "differentiable": True}, "rounding='stochastic' does not go with"),
     ({"decay_schedule": "relative", "lr": 0.0}, "divides by the initial learning rate, which is 0"),
