@@ -21,7 +21,7 @@ from torch import Tensor
 from .update import Betas, Form, Scalars, adam_update, decay_factor, ratio_bound, rounded_betas, step_scalars
 
 # In elements. On a CPU a piece of each of five tensors has to fit the cache; a GPU wants few launches instead.
-_PIECE = {"cpu": 2**19}
+_PIECE = {"cpu": 2**18}
 _PIECE_ELSEWHERE = 2**22
 _GATHERED = {"cpu": 2**17}
 _SMALL = {"cpu": 2**13}
@@ -242,9 +242,9 @@ def _flatten(row: Row) -> Row | None:
 def _compiled(form: Form, betas: Betas, structure: tuple[Any, ...]) -> Callable[..., None]:
     """The body over `_ROWS_AT_ONCE` 1-d rows: what a call costs beside its work is paid once for all of them."""
 
-    def update_rows(rows: list[Any], eps: Tensor, bias: Tensor, decay: Tensor, lr: Tensor) -> None:
+    def update_rows(rows: list[Any], *numbers: Tensor) -> None:
         for row in rows:
-            adam_update(*row, Scalars(betas, eps, bias, decay, lr), form)  # type: ignore[call-arg]
+            adam_update(*row, Scalars(betas, *numbers), form)  # type: ignore[call-arg]
 
     # The compiler counts recompilations by code object and gives up after a few: each form gets one of its own.
     update_rows.__code__ = update_rows.__code__.replace(co_name=f"update_rows_{form.rule}")

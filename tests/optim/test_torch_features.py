@@ -74,6 +74,7 @@ def test_groups_layouts_and_dtypes_in_one_optimizer(case: Case) -> None:
 
 
 def test_named_parameters_and_closures_and_hooks() -> None:
+    torch.manual_seed(0)
     model = torch.nn.Linear(2, 1)
     optimizer = ProxAdam(model.named_parameters(), lr=0.1)
     assert optimizer.state_dict()["param_groups"][0]["param_names"] == ["weight", "bias"]
