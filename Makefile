@@ -24,7 +24,7 @@ test: quality
 
 # What takes minutes (real trainings, kill -9 in a loop); CI runs it too.
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations 10
 
 quality: $(INSTALLED)
 	$(BIN)/ruff check $(CODE)

@@ -13,7 +13,7 @@ ALLOWED = {
     "trainer": {"optim", "trainer"},
     "scales": {"scales", "atomic"},
     "tasks": {"tasks", "atomic"},
-    "study": {"optim", "trainer", "scales", "tasks", "study", "atomic"},
+    "study": {"", "optim", "trainer", "scales", "tasks", "study", "atomic"},  # "": importing it registers the names
     "report": {"report", "study.statistics", "study.store", "scales", "atomic", "__version__"},
 }
 HEAVY = {"torch", "transformers", "datasets", "matplotlib", "accelerate", "evaluate", "sklearn"}
