@@ -48,7 +48,7 @@ class ScaleFreeAdamW(AdamFamily):
         >>> optimizer = ScaleFreeAdamW([weight], lr=0.5, weight_decay=0.0)
         >>> weight.grad = torch.tensor([1e-30, -1e30])
         >>> optimizer.step()
-        >>> weight.tolist()
+        >>> [round(x, 6) for x in weight.tolist()]
         [-0.5, 0.5]
 
     Source: Zhuang et al., TMLR 2022 (arXiv 2202.00089), Algorithm 1 and section 4; "atan2": Everett et al., ICML 2024

@@ -62,7 +62,14 @@ def optimizer_kwargs(entry: OptimizerEntry, args: Any) -> dict[str, Any]:
     """The options that a TrainingArguments asks for: its own fields, the name's defaults, then `optim_args`.
 
     `adam_epsilon` does not reach a name that is defined by eps = 0.
+
+    Raises:
+        ValueError: wrong `optim_args`, or `optim_target_modules`, which these optimizers have no use for.
     """
+    if getattr(args, "optim_target_modules", None):
+        raise ValueError(
+            f"optim_target_modules={args.optim_target_modules!r} has no effect on {entry.name!r}: leave it out"
+        )
     kwargs: dict[str, Any] = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2)}
     if "eps" not in entry.defaults:
         kwargs["eps"] = args.adam_epsilon

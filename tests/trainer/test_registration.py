@@ -84,6 +84,12 @@ def test_a_wrong_option_is_told_before_training(tmp_path: Path) -> None:
     assert all(torch.equal(v, before[k]) for k, v in used.model.state_dict().items())
 
 
+def test_an_option_without_effect_is_refused(tmp_path: Path) -> None:
+    args = arguments(tmp_path, optim="adam_l2", optim_target_modules="all-linear")
+    with pytest.raises(ValueError, match="optim_target_modules='all-linear' has no effect on 'adam_l2'"):
+        Trainer.get_optimizer_cls_and_kwargs(args)
+
+
 def test_unknown_names_are_told_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"proxadamm is not a valid OptimizerNames.*'proxadam'"):
         arguments(tmp_path, optim="proxadamm")
