@@ -11,6 +11,7 @@ Source: Parikh and Boyd, "Proximal Algorithms", 2014, sections 2.2, 6.5; Xuhong,
 Inductive Bias for Transfer Learning with Convolutional Networks", ICML 2018 (L2-SP).
 """
 
+import functools
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -185,11 +186,17 @@ def resolve(proximal: str | ProximalMap, l1_ratio: float | None = None) -> Proxi
             )
     elif not isinstance(proximal, str) or proximal not in PROXIMAL_MAPS:
         raise ValueError(f"Invalid proximal value: {proximal!r} (one of {known}, or a hf_proxadam.optim.ProximalMap)")
+    if l1_ratio is not None and proximal != "elastic_net":
+        raise ValueError(f"l1_ratio={l1_ratio} only goes with proximal='elastic_net', got proximal={proximal!r}")
     if l1_ratio is not None:
-        if proximal != "elastic_net":
-            raise ValueError(f"l1_ratio={l1_ratio} only goes with proximal='elastic_net', got proximal={proximal!r}")
-        return ElasticNet(l1_ratio)
-    return PROXIMAL_MAPS[proximal]() if isinstance(proximal, str) else proximal
+        l1_ratio = ElasticNet(l1_ratio).l1_ratio  # refuses what is no ratio
+    return _named(proximal, l1_ratio) if isinstance(proximal, str) else proximal
+
+
+@functools.lru_cache(maxsize=256)
+def _named(name: str, l1_ratio: float | None) -> ProximalMap:
+    # One object for each name and ratio: compiled steps are kept by the map that they were compiled with.
+    return ElasticNet(l1_ratio) if l1_ratio is not None else PROXIMAL_MAPS[name]()
 
 
 def check_starts(starts: Iterable[Tensor], params: list[Tensor]) -> list[Tensor]:

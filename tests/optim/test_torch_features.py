@@ -186,6 +186,23 @@ def test_scratch_memory_does_not_grow_with_the_model() -> None:
     assert peaks[1] == pytest.approx(peaks[0], rel=0.1)
 
 
+def test_compiled_steps_are_compiled_once() -> None:
+    """Whatever the sizes, the step and the learning rate; a proximal map is the same object at every step."""
+    from hf_proxadam.optim import execution
+
+    execution._compiled.cache_clear()
+    for shapes in ([(5000,), (9000,), (9000,), (300,)], [(20_000,), (7, 3)]):
+        params = [torch.nn.Parameter(torch.ones(s)) for s in shapes]
+        optimizer = ProxAdam(params, lr=0.01, weight_decay=0.1, proximal="elastic_net", compile=True)
+        for seed in range(3):
+            optimizer.param_groups[0]["lr"] *= 0.9
+            step_with(optimizer, params, seed)
+    assert execution._compiled.cache_info().misses == 1
+    compiles = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    step_with(optimizer, params)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiles
+
+
 def test_channels_last_state_follows_the_parameter() -> None:
     param = torch.nn.Parameter(torch.randn(64, 64, 3, 3).to(memory_format=torch.channels_last))
     optimizer = ProxAdam([param])
