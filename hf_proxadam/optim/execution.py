@@ -227,12 +227,24 @@ def _slices(row: Row, size: int | None) -> Iterator[Row]:
 
 def _flatten(row: Row) -> Row | None:
     """1-d views of all tensors of the row, in the order of the parameter's memory; None where there are none."""
-    if not all(t is None or t.is_contiguous() for t in row):
+    if not _all_contiguous(row):
         order = sorted(range(row.param.dim()), key=row.param.stride().__getitem__, reverse=True)
         row = row.map(lambda t: t.permute(order))
-        if not all(t is None or t.is_contiguous() for t in row):
+        if not _all_contiguous(row):
             return None
-    return row.map(lambda t: t.view(-1))
+    param, grad, exp_avg, second, max_second, start = row  # spelt out, for it is done for each tensor at each step
+    return Row(
+        param.view(-1),
+        grad.view(-1),
+        exp_avg.view(-1),
+        second.view(-1),
+        None if max_second is None else max_second.view(-1),
+        None if start is None else start.view(-1),
+    )
+
+
+def _all_contiguous(row: Row) -> bool:
+    return row.grad.is_contiguous() and _contiguous(row) and (row.start is None or row.start.is_contiguous())
 
 
 # --- compiled -------------------------------------------------------------------------------------------------------
