@@ -18,6 +18,9 @@ of small and large gradients neither underflow nor overflow; u is 0 where r is 0
 that exact arithmetic gives it ([`ratio_bound`]). Multiplying a coordinate's gradients by a power of two multiplies m
 and r by the same power, exactly, and leaves u as it was, bit by bit.
 
+**On the CPU**, with eps > 0 and neither amsgrad nor another map than l2, moments and direction are computed by torch's
+own kernel of Adam (`_step_by_kernel`); these are the same equations in a third of the passes over memory.
+
 Source: Zhuang, Liu, Cutkosky, Orabona, "Understanding AdamW through Proximal Methods and Scale-Freeness", TMLR 2022
 (arXiv 2202.00089), Algorithms 1 and 2 and section 4. `atan2`: Everett et al., "Scaling Exponents Across
 Parameterizations and Optimizers", ICML 2024 (arXiv 2407.05872), without its two constants.
