@@ -16,7 +16,7 @@ class ScaleFreeAdamW(AdamFamily):
         direction="atan2"   u = atan2(m_hat, sqrt(v_hat)), in (-pi/2, pi/2)
         x <- (1 - eta lambda) x - lr u, with one rounding: x <- x - lr (u + (eta lambda / lr) x)
 
-    For powers of two the invariance is exact, bit by bit, for float32 gradients of magnitudes from 2^-120 to 2^120: the
+    For powers of two the invariance is exact, bit by bit, for float32 gradients of magnitudes from 2^-97 to 2^83: the
     second moment is kept as its root. |m| / sqrt(v) is held inside its bound in exact arithmetic,
     (1 - b1) / sqrt((1 - b2)(1 - b1^2/b2)), where b1^2 < b2; a NaN gradient stays visible as NaN.
 

@@ -233,7 +233,7 @@ def _step_by_kernel(x: Tensor, g: Tensor, m: Tensor, s: Tensor, scalars: Scalars
         [m],
         [s],
         [],
-        [torch.tensor(step)],
+        [torch.tensor(step, dtype=torch.float32)],
         lr=float(step_size),
         beta1=float(betas.beta1),
         beta2=float(betas.beta2),

@@ -186,6 +186,30 @@ def test_scratch_memory_does_not_grow_with_the_model() -> None:
     assert peaks[1] == pytest.approx(peaks[0], rel=0.1)
 
 
+@registered_cases
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=["bfloat16", "float64"])
+def test_the_default_dtype_does_not_round_the_step_count(case: Case, dtype: torch.dtype) -> None:
+    """bf16 has no 257: a count kept in the default dtype would stay at 256, and the bias correction with it."""
+
+    def run() -> tuple[torch.Tensor, float]:
+        param = torch.ones(3, dtype=torch.float32)
+        optimizer = case.make([param], lr=1e-3, betas=(0.9, 0.9999))
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(300):
+            param.grad = torch.randn(3, generator=generator, dtype=torch.float32)
+            optimizer.step()
+        return param, optimizer.state[param]["step"].item()
+
+    expected, steps = run()
+    torch.set_default_dtype(dtype)
+    try:
+        found, counted = run()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert counted == steps == 300
+    assert torch.equal(found, expected)
+
+
 def test_compiled_steps_are_compiled_once() -> None:
     """Whatever the sizes, the step and the learning rate; a proximal map is the same object at every step."""
     from hf_proxadam.optim import execution
