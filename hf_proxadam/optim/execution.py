@@ -126,7 +126,7 @@ def step_group(
             for row in bucket:
                 adam_update(*row, noise(row), scalars, form)
         elif group["compile"] and lr != 0:  # the identity at lr = 0 is a branch of the body on a number
-            _compiled_update(bucket, noise, scalars, form)
+            _compiled_update(bucket, generators, scalars, form)
         else:
             for piece, small in _pieces(bucket, _PIECE.get(bucket[0].param.device.type, _PIECE_ELSEWHERE)):
                 adam_update(*piece, noise(piece), scalars, form)
@@ -263,9 +263,12 @@ def _compiled(form: Form, betas: Betas, structure: tuple[Any, ...]) -> Callable[
     return torch.compile(update_rows, dynamic=True, fullgraph=True)
 
 
-def _compiled_update(rows: list[Row], noise: Callable[[Row], Tensor | None], scalars: Scalars, form: Form) -> None:
+def _compiled_update(
+    rows: list[Row], generators: dict[torch.device, torch.Generator] | None, scalars: Scalars, form: Form
+) -> None:
     first = rows[0]
     structure = tuple(None if t is None else (t.dtype, t.device) for t in first)
+    noisy = generators is not None and is_low_precision(first.param.dtype)
     # As tensors, for the compiler builds numbers in.
     numbers = [torch.tensor(float(number), dtype=first.exp_avg.dtype) for number in scalars[1:]]
     before = _compiled.cache_info().misses
@@ -273,14 +276,12 @@ def _compiled_update(rows: list[Row], noise: Callable[[Row], Tensor | None], sca
     if _compiled.cache_info().misses > before:
         # Traced over rows of sizes that all differ, for sizes that are equal now would have to be equal for ever; and
         # large ones, for which the compiler makes loops that run in parallel.
-        idle = _idle_rows(structure, 2**16, _ROWS_AT_ONCE)
-        compiled([(*row, noise(row)) for row in idle], *numbers)
+        compiled(_idle_rows(structure, noisy, 2**16, _ROWS_AT_ONCE), *numbers)
     chunk: list[tuple[Row, list[Row]]] = []
 
     def run() -> None:
-        filled = [piece for piece, _ in chunk]
-        filled += _idle_rows(structure, 16, _ROWS_AT_ONCE - len(chunk))
-        compiled([(*row, noise(row)) for row in filled], *numbers)
+        filled = [(*piece, _noise(generators, piece)) for piece, _ in chunk]
+        compiled(filled + _idle_rows(structure, noisy, 16, _ROWS_AT_ONCE - len(chunk)), *numbers)
         for piece, small in chunk:
             _scatter(piece, small)
         chunk.clear()
@@ -288,7 +289,7 @@ def _compiled_update(rows: list[Row], noise: Callable[[Row], Tensor | None], sca
     for piece, small in _pieces(rows, None):
         if piece.param.dim() != 1 or piece.param.numel() == 1:
             # Tensors with gaps and single numbers would each be compiled anew.
-            adam_update(*piece, noise(piece), scalars, form)
+            adam_update(*piece, _noise(generators, piece), scalars, form)
             _scatter(piece, small)
             continue
         chunk.append((piece._replace(param=piece.param.detach()), small))
@@ -298,13 +299,17 @@ def _compiled_update(rows: list[Row], noise: Callable[[Row], Tensor | None], sca
         run()
 
 
-def _idle_rows(structure: tuple[Any, ...], size: int, count: int) -> list[Row]:
-    """Rows of zeros that make up the number, all of different sizes."""
-    sizes = [size + 8 * i for i in range(count)]
-    return [
-        Row(*(None if s is None else torch.zeros(n, dtype=s[0], device=s[1]) for s in structure))  # type: ignore[arg-type]
-        for n in sizes
-    ]
+def _idle_rows(structure: tuple[Any, ...], noisy: bool, size: int, count: int) -> list[tuple[Any, ...]]:
+    """Rows of zeros, and of no noise, that make up the number; all of different sizes.
+
+    They draw no random bits: a resumed run compiles at another step than an unbroken one, and must find the same bits.
+    """
+    rows = []
+    for n in (size + 8 * i for i in range(count)):
+        tensors = [None if s is None else torch.zeros(n, dtype=s[0], device=s[1]) for s in structure]
+        bits = torch.zeros(n, dtype=torch.int32, device=structure[0][1]) if noisy else None
+        rows.append((*tensors, bits))
+    return rows
 
 
 # --- DTensors and complex numbers -----------------------------------------------------------------------------------

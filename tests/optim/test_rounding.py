@@ -72,3 +72,21 @@ def test_bits_depend_on_the_seed_and_the_step_alone() -> None:
 
     assert torch.equal(run(0, False), run(0, True))
     assert not torch.equal(run(0, False), run(1, False))
+
+
+def test_compiling_draws_no_bits() -> None:
+    """A resumed run compiles in its first step, where the unbroken one had compiled before."""
+    from hf_proxadam.optim import execution
+
+    execution._compiled.cache_clear()
+    ends = []
+    for _ in ("compiles", "has compiled"):
+        params = [torch.nn.Parameter(torch.ones(n, dtype=torch.bfloat16)) for n in (9000, 40)]
+        optimizer = ProxAdam(params, lr=1e-3, rounding="stochastic", compile=True)
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        ends.append(torch.cat([p.detach() for p in params]))
+    assert execution._compiled.cache_info().misses == 1
+    assert torch.equal(*ends)
+    assert ends[0].unique().numel() == 2
