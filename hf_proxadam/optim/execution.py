@@ -4,21 +4,34 @@ All paths call the one body, `update.adam_update`, and differ only in what they 
 
 - one tensor at a time (`foreach=False`, `capturable`, `differentiable`);
 - pieces (the default): large tensors are walked in slices that stay in the processor's cache through all the passes of
-  the body, small ones are gathered into one such piece and scattered again, so that the cost of a call to torch is
-  paid per piece and not per tensor. Scratch memory is a few pieces, whatever the size of the model;
-- compiled (`compile=True`): the body becomes one loop over a tensor; small tensors are gathered as above. Row-wise
-  proximal maps and tensors with gaps in memory take the uncompiled body.
+  the body; small ones go to torch's kernel as lists where it serves, or else are gathered into one such piece and
+  scattered again, so that the cost of a call to torch is paid per piece and not per tensor. Scratch memory is a few
+  pieces, whatever the size of the model;
+- compiled (`compile=True`): the body becomes one loop over a tensor; small tensors are taken together as above.
+  Row-wise proximal maps and tensors with gaps in memory take the uncompiled body.
 """
 
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .update import Betas, Form, Scalars, adam_update, decay_factor, ratio_bound, rounded_betas, step_scalars
+from .update import (
+    Betas,
+    Form,
+    Scalars,
+    adam_update,
+    adam_update_many,
+    decay_factor,
+    ratio_bound,
+    rounded_betas,
+    step_scalars,
+    torch_has_a_kernel,
+)
 
 # In elements. On a CPU a piece of each of five tensors has to fit the cache; a GPU wants few launches instead.
 _PIECE = {"cpu": 2**18}
@@ -89,8 +102,8 @@ def step_group(
     counts = [] if group["capturable"] else [s.item() + 1 for s in steps]
     if group["capturable"]:
         torch._foreach_add_(steps, 1)
-    else:  # copying is several times faster than adding, which wraps a number into a tensor for each
-        torch._foreach_copy_(steps, list(torch.tensor(counts, dtype=torch.float64).unbind()))
+    else:  # a number would be wrapped into a tensor for each of them; with alpha, this one is not taken for a number
+        torch._foreach_add_(steps, torch.tensor(1.0), alpha=1)
     suffix = "exp_avg_sq_root" if form.scale_free else "exp_avg_sq"
     needs_start = form.proximal is not None and form.proximal.needs_start
     rows = []
@@ -103,8 +116,9 @@ def step_group(
             state[f"max_{suffix}"] if form.amsgrad else None,
             state["start"] if needs_start else None,
         )
-        plain = type(param) in (torch.nn.Parameter, Tensor)
-        rows.append(row if plain and not param.is_complex() else _plain_row(row, form))
+        kind = type(param)
+        plain = (kind is torch.nn.Parameter or kind is Tensor) and not param.is_complex()
+        rows.append(row if plain else _plain_row(row, form))
 
     lr = group["lr"]
     if isinstance(lr, Tensor):
@@ -128,7 +142,9 @@ def step_group(
         elif group["compile"] and lr != 0:  # the identity at lr = 0 is a branch of the body on a number
             _compiled_update(bucket, generators, scalars, form)
         else:
-            for piece, small in _pieces(bucket, _PIECE.get(bucket[0].param.device.type, _PIECE_ELSEWHERE)):
+            for piece, small in _pieces(
+                bucket, _PIECE.get(bucket[0].param.device.type, _PIECE_ELSEWHERE), scalars, form
+            ):
                 adam_update(*piece, noise(piece), scalars, form)
                 _scatter(piece, small)
 
@@ -159,29 +175,45 @@ def _noise(generators: dict[torch.device, torch.Generator] | None, row: Row) -> 
 # --- pieces ---------------------------------------------------------------------------------------------------------
 
 
-def _pieces(rows: list[Row], size: int | None) -> Iterator[tuple[Row, list[Row]]]:
-    """Slices of at most `size` elements (None: whole tensors), and small tensors gathered into one.
+def _pieces(rows: list[Row], size: int | None, scalars: Scalars, form: Form) -> Iterator[tuple[Row, list[Row]]]:
+    """What is left to update after torch's kernel has taken the small tensors, where it can.
+
+    That is slices of at most `size` elements (None: whole tensors), and small tensors gathered into one.
 
     Yields:
         A piece, and the rows that it was gathered from: the caller gives them to `_scatter` after the update.
     """
-    device = rows[0].param.device.type
+    first = rows[0]
+    device = first.param.device.type
     few, many = _SMALL.get(device, _SMALL_ELSEWHERE), _GATHERED.get(device, _PIECE_ELSEWHERE)
+    same_dtype = first.param.dtype == first.grad.dtype == first.exp_avg.dtype
+    by_kernel = device == "cpu" and same_dtype and torch_has_a_kernel(form, scalars)
     small: list[Row] = []
     gathered = 0
     for row in rows:
         numel = row[0].numel()
         if 0 < numel <= few and _contiguous(row):
             if gathered + numel > many:
-                yield _gather(small), small
+                yield from _small(small, by_kernel, scalars, form)
                 small, gathered = [], 0
             small.append(row)
             gathered += numel
-        elif numel:
+        elif size is None or 0 < numel <= size:
+            if numel:
+                yield _flatten(row) or row, []
+        else:
             for piece in _slices(row, size):
                 yield piece, []
     if small:
-        yield _gather(small), small
+        yield from _small(small, by_kernel, scalars, form)
+
+
+def _small(rows: list[Row], by_kernel: bool, scalars: Scalars, form: Form) -> Iterator[tuple[Row, list[Row]]]:
+    columns = [None if column[0] is None else _flat(column) for column in zip(*rows, strict=True)]
+    if by_kernel:
+        adam_update_many(*columns[:4], scalars, form)  # type: ignore[arg-type]
+    else:
+        yield Row(*(None if column is None else torch.cat(column) for column in columns)), rows  # type: ignore[arg-type]
 
 
 def _contiguous(row: Row) -> bool:
@@ -189,11 +221,6 @@ def _contiguous(row: Row) -> bool:
     param, _, exp_avg, second, max_second, _ = row
     written = param.is_contiguous() and exp_avg.is_contiguous() and second.is_contiguous()
     return written and (max_second is None or max_second.is_contiguous())
-
-
-def _gather(rows: list[Row]) -> Row:
-    columns = [None if column[0] is None else _flat(column) for column in zip(*rows, strict=True)]
-    return Row(*(None if column is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
 
 
 def _scatter(piece: Row, rows: list[Row]) -> None:
@@ -208,13 +235,10 @@ def _flat(tensors: tuple[Tensor, ...]) -> list[Tensor]:
     return [t if t.dim() == 1 else t.reshape(-1) for t in tensors]
 
 
-def _slices(row: Row, size: int | None) -> Iterator[Row]:
+def _slices(row: Row, size: int) -> Iterator[Row]:
     """The row in pieces of at most `size` elements: of the flat tensors where their layouts agree and have no gaps."""
     flat = _flatten(row)
     numel = row.param.numel()
-    if size is None or numel <= size:
-        yield flat or row
-        return
     if flat is not None:
         row, dim, length = flat, 0, size
     else:  # tensors with gaps or with layouts of their own: cut along the longest dimension
@@ -254,9 +278,10 @@ def _all_contiguous(row: Row) -> bool:
 def _compiled(form: Form, betas: Betas, structure: tuple[Any, ...]) -> Callable[..., None]:
     """The body over `_ROWS_AT_ONCE` 1-d rows: what a call costs beside its work is paid once for all of them."""
 
-    def update_rows(rows: list[Any], *numbers: Tensor) -> None:
+    def update_rows(rows: list[Any], numbers: Tensor) -> None:
+        scalars = Scalars(betas, *numbers.unbind())  # type: ignore[call-arg]
         for row in rows:
-            adam_update(*row, Scalars(betas, *numbers), form)  # type: ignore[call-arg]
+            adam_update(*row, scalars, form)
 
     # The compiler counts recompilations by code object and gives up after a few: each form gets one of its own.
     update_rows.__code__ = update_rows.__code__.replace(co_name=f"update_rows_{form.rule}")
@@ -269,30 +294,30 @@ def _compiled_update(
     first = rows[0]
     structure = tuple(None if t is None else (t.dtype, t.device) for t in first)
     noisy = generators is not None and is_low_precision(first.param.dtype)
-    # As tensors, for the compiler builds numbers in.
-    numbers = [torch.tensor(float(number), dtype=first.exp_avg.dtype) for number in scalars[1:]]
+    # As a tensor, for the compiler builds numbers in.
+    numbers = torch.tensor(scalars[1:], dtype=first.exp_avg.dtype)
     before = _compiled.cache_info().misses
     compiled = _compiled(form, scalars.betas, structure)
     if _compiled.cache_info().misses > before:
         # Traced over rows of sizes that all differ, for sizes that are equal now would have to be equal for ever; and
         # large ones, for which the compiler makes loops that run in parallel.
-        compiled(_idle_rows(structure, noisy, 2**16, _ROWS_AT_ONCE), *numbers)
+        compiled(_idle_rows(structure, noisy, 2**16, _ROWS_AT_ONCE), numbers)
     chunk: list[tuple[Row, list[Row]]] = []
 
     def run() -> None:
         filled = [(*piece, _noise(generators, piece)) for piece, _ in chunk]
-        compiled(filled + _idle_rows(structure, noisy, 16, _ROWS_AT_ONCE - len(chunk)), *numbers)
+        compiled(filled + _idle_rows(structure, noisy, 16, _ROWS_AT_ONCE - len(chunk)), numbers)
         for piece, small in chunk:
             _scatter(piece, small)
         chunk.clear()
 
-    for piece, small in _pieces(rows, None):
+    for piece, small in _pieces(rows, None, scalars, replace(form, functional=False)):
         if piece.param.dim() != 1 or piece.param.numel() == 1:
             # Tensors with gaps and single numbers would each be compiled anew.
             adam_update(*piece, _noise(generators, piece), scalars, form)
             _scatter(piece, small)
             continue
-        chunk.append((piece._replace(param=piece.param.detach()), small))
+        chunk.append((Row(piece.param.detach(), *piece[1:]), small))
         if len(chunk) == _ROWS_AT_ONCE:
             run()
     if chunk:

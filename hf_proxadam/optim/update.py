@@ -178,17 +178,18 @@ def adam_update(
     dtype = exp_avg.dtype
     x, g = param.to(dtype), grad.to(dtype)
     m, s, largest = exp_avg, second, max_second
-    if form.differentiable:  # autograd keeps what it is given, and all of this is overwritten below
-        x, m, s = x.clone(), m.clone(), s.clone()
-        largest = None if largest is None else largest.clone()
-    if form.maximize:
-        g = -g
-    if form.rule == "coupled" and form.decays:
-        g = _axpy(g, x, decay)
-
-    if _torch_has_a_kernel((x, g, m, s), scalars, form):
-        x_new = _step_by_kernel(x, g, m, s, scalars, form)
+    if torch_has_a_kernel(form, scalars) and all(t.is_cpu and t.is_contiguous() for t in (x, g, m, s)):
+        step = torch.mul(x, _pull(scalars, form)) if _regularised(form) else x
+        _step_by_kernel([step], [g], [m], [s], scalars, form)
+        x_new = x if step is x else x.add_(step)
     else:
+        if form.differentiable:  # autograd keeps what it is given, and all of this is overwritten below
+            x, m, s = x.clone(), m.clone(), s.clone()
+            largest = None if largest is None else largest.clone()
+        if form.maximize:
+            g = -g
+        if form.rule == "coupled" and form.decays:
+            g = _axpy(g, x, decay)
         m, s = _averages(m, s, g, betas, form)
         used = s
         if largest is not None:
@@ -205,44 +206,90 @@ def adam_update(
         param.copy_(x_new if noise is None else stochastic_round(x_new, param.dtype, noise))
 
 
-def _torch_has_a_kernel(tensors: tuple[Tensor, ...], scalars: Scalars, form: Form) -> bool:
-    """Whether torch's vectorised CPU kernel of Adam computes moments and direction of this form, on these tensors."""
-    plain = not (form.scale_free or form.functional or form.amsgrad) and form.proximal is None
+def adam_update_many(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    seconds: list[Tensor],
+    scalars: Scalars,
+    form: Form,
+) -> None:
+    """[`adam_update`] of many small tensors in one call of torch's kernel.
+
+    Args:
+        params: 1-d tensors, contiguous, on the CPU, all in the dtype of the arithmetic.
+        grads: like `params`, each of the size of its parameter.
+        exp_avgs: likewise.
+        seconds: likewise.
+        scalars: the numbers of this step.
+        form: which equations; [`torch_has_a_kernel`] holds.
+    """
+    if not _regularised(form):
+        _step_by_kernel(params, grads, exp_avgs, seconds, scalars, form)
+        return
+    sizes = [p.numel() for p in params]
+    x = torch.cat(params)
+    step = x * _pull(scalars, form)
+    _step_by_kernel(list(step.split(sizes)), grads, exp_avgs, seconds, scalars, form)
+    torch.split_with_sizes_copy(x.add_(step), sizes, out=params)
+
+
+def torch_has_a_kernel(form: Form, scalars: Scalars) -> bool:
+    """Whether torch's vectorised CPU kernel of Adam computes moments and direction of this form, with these numbers."""
     return (
-        plain
+        not (form.scale_free or form.functional or form.amsgrad)
+        and form.proximal is None
         and isinstance(scalars.lr, float)
         and isinstance(scalars.step, float)
         and scalars.lr > 0
-        and all(t.is_cpu and t.is_contiguous() for t in tensors)
     )
 
 
-def _step_by_kernel(x: Tensor, g: Tensor, m: Tensor, s: Tensor, scalars: Scalars, form: Form) -> Tensor:
-    """`_averages` and `_step` for the common form, with a third of the passes over memory.
+def _regularised(form: Form) -> bool:
+    """Whether the regulariser stands beside the direction, and not in the gradient."""
+    return form.decays and form.rule != "coupled"
 
-    The kernel subtracts lr u from a tensor. Given the regulariser's part of the step in place of the parameter, it
-    leaves the whole step there, which is then added to the parameter: rounded once, as everywhere.
+
+def _step_size(scalars: Scalars, form: Form) -> float:
+    """What u + lambda' x is multiplied with."""
+    lr = scalars.lr
+    return lr / (1 + lr * scalars.decay) if form.rule == "proximal" and form.decays else lr  # type: ignore[return-value]
+
+
+def _pull(scalars: Scalars, form: Form) -> float:
+    """What x is multiplied with in the regulariser's part of a step."""
+    return -_step_size(scalars, form) * scalars.decay  # type: ignore[return-value]
+
+
+def _step_by_kernel(
+    targets: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    seconds: list[Tensor],
+    scalars: Scalars,
+    form: Form,
+) -> None:
+    """The common forms with a third of the passes over memory.
+
+    The kernel subtracts lr u from `targets`. They are the parameters themselves; or, where the regulariser has a part
+    of its own in the step, scratch that holds this part: the whole step is then there, to be added to the parameters
+    and rounded once, as everywhere. What is coupled into the gradient the kernel knows itself.
     """
-    betas, step, eps, _, _, decay, lr = scalars
-    regularised = form.decays and form.rule != "coupled"
-    step_size = lr / (1 + lr * decay) if regularised and form.rule == "proximal" else lr
-    target = torch.mul(x, -step_size * decay) if regularised else x
     torch._fused_adam_(
-        [target],
-        [g],
-        [m],
-        [s],
+        targets,
+        grads,
+        exp_avgs,
+        seconds,
         [],
-        [torch.tensor(step, dtype=torch.float32)],
-        lr=float(step_size),
-        beta1=float(betas.beta1),
-        beta2=float(betas.beta2),
-        weight_decay=0.0,
-        eps=float(eps),
+        [torch.tensor(scalars.step, dtype=torch.float32)] * len(grads),
+        lr=float(_step_size(scalars, form)),
+        beta1=float(scalars.betas.beta1),
+        beta2=float(scalars.betas.beta2),
+        weight_decay=float(scalars.decay) if form.decays and form.rule == "coupled" else 0.0,
+        eps=float(scalars.eps),
         amsgrad=False,
-        maximize=False,
+        maximize=form.maximize,
     )
-    return x.add_(target) if regularised else x
 
 
 def _averages(m: Tensor, s: Tensor, g: Tensor, betas: Betas, form: Form) -> tuple[Tensor, Tensor]:
@@ -273,11 +320,9 @@ def _step(x: Tensor, m: Tensor, s: Tensor, scalars: Scalars, start: Tensor | Non
     to_d = None if form.functional else d
     if form.proximal is not None:
         return x - form.proximal.displacement(x, torch.mul(d, bias * lr, out=to_d), lr * decay, start)
-    step_size = lr
-    if form.decays and form.rule != "coupled":
+    if _regularised(form):
         d = _axpy(d, x, decay / bias, out=to_d)
-        step_size = lr / (1 + lr * decay) if form.rule == "proximal" else lr
-    return _axpy(x, d, -step_size * bias, out=to_x)
+    return _axpy(x, d, -_step_size(scalars, form) * bias, out=to_x)
 
 
 def _scale_free_direction(m: Tensor, root: Tensor, betas: Betas, bias: float | Tensor, form: Form) -> Tensor:

@@ -13,6 +13,9 @@ DECOUPLED = [
     case for case in CASES if case.cls is not AdamL2 and not {"proximal", "decay_schedule"} & case.options.keys()
 ]
 
+# Capturable and differentiable steps refuse stochastic rounding.
+ROUNDING_PATHS = [path for path in PATHS if path not in ("capturable", "differentiable")]
+
 
 def total_decay(
     case: Case, product: float, dtype: torch.dtype, lr: float, steps: int = 400, **options: object
@@ -47,15 +50,17 @@ def test_decay_has_the_right_size_in_float32(case: Case, product: float) -> None
     assert total_decay(case, product, torch.float32, lr) == pytest.approx(1, abs=0.01)
 
 
-@pytest.mark.parametrize("product", [1e-6, 1e-4])
-@pytest.mark.parametrize("path", ["pieces", "single"])
+# The learning rate is so small that rounding the direction's part of the steps adds little to the rounded walks: the
+# mean of 1e5 of them over 1600 steps is then known to better than 1 % of what a decay of 1e-6 per step amounts to.
+@pytest.mark.parametrize(("product", "lr", "steps"), [(1e-6, 1e-6, 1600), (1e-4, 1e-3, 400)])
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, marks=() if p in ("pieces", "single") else pytest.mark.slow) for p in ROUNDING_PATHS]
+)
 @pytest.mark.parametrize("cls", [ProxAdam, ScaleFreeAdamW])
-def test_decay_in_bf16_with_stochastic_rounding(cls: type, path: str, product: float) -> None:
+def test_decay_in_bf16_with_stochastic_rounding(cls: type, path: str, product: float, lr: float, steps: int) -> None:
     case = Case("", cls)
-    ratio = total_decay(case, product, torch.bfloat16, 1e-3, rounding="stochastic", **PATHS[path])
-    # At 1e-6 * 400 steps the decay is 4e-4 of the weights, and the mean of 1e5 rounded walks is known to about 2e-5 of
-    # them: the runs with and without decay share gradients and random bits.
-    assert ratio == pytest.approx(1, abs=0.1 if product == 1e-6 else 0.01)
+    ratio = total_decay(case, product, torch.bfloat16, lr, steps, rounding="stochastic", **PATHS[path])
+    assert ratio == pytest.approx(1, abs=0.01)
 
 
 def test_torch_loses_the_decay_that_we_apply() -> None:
