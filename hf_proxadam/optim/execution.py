@@ -209,9 +209,10 @@ def _pieces(rows: list[Row], size: int | None, scalars: Scalars, form: Form) -> 
 
 
 def _small(rows: list[Row], by_kernel: bool, scalars: Scalars, form: Form) -> Iterator[tuple[Row, list[Row]]]:
-    columns = [None if column[0] is None else _flat(column) for column in zip(*rows, strict=True)]
+    columns: list[Any] = [None if column[0] is None else _flat(column) for column in zip(*rows, strict=True)]
     if by_kernel:
-        adam_update_many(*columns[:4], scalars, form)  # type: ignore[arg-type]
+        params, grads, exp_avgs, seconds, *_ = columns
+        adam_update_many(params, grads, exp_avgs, seconds, scalars, form)
     else:
         yield Row(*(None if column is None else torch.cat(column) for column in columns)), rows  # type: ignore[arg-type]
 
@@ -279,9 +280,9 @@ def _compiled(form: Form, betas: Betas, structure: tuple[Any, ...]) -> Callable[
     """The body over `_ROWS_AT_ONCE` 1-d rows: what a call costs beside its work is paid once for all of them."""
 
     def update_rows(rows: list[Any], numbers: Tensor) -> None:
-        scalars = Scalars(betas, *numbers.unbind())  # type: ignore[call-arg]
+        scalars = Scalars(betas, *numbers.unbind())
         for row in rows:
-            adam_update(*row, scalars, form)
+            adam_update(*row, scalars, form)  # type: ignore[call-arg]
 
     # The compiler counts recompilations by code object and gives up after a few: each form gets one of its own.
     update_rows.__code__ = update_rows.__code__.replace(co_name=f"update_rows_{form.rule}")

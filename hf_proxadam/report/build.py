@@ -33,5 +33,6 @@ def draw(contents: data.Contents) -> dict[str, bytes]:
         if contents.modules:
             drawn["gradient_scales.png"] = figures_scales.module_scales(contents.modules, "gradient")
             drawn["update_scales.png"] = figures_scales.module_scales(contents.modules, "update")
+            drawn["update_to_weight.png"] = figures_scales.update_to_weight(contents.modules)
             drawn["update_histograms.png"] = figures_scales.update_histograms(contents.modules)
         return {name: style.png(figure) for name, figure in drawn.items()}

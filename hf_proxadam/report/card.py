@@ -20,8 +20,11 @@ _CAPTIONS = {
     "gradient_scales.png": f"Scale of the gradients per module and step at the chosen cells. {_ONE_SCALE}",
     "update_scales.png": "Scale of the updates (what was added to the weights, decay included) per module and step at "
     f"the chosen cells. {_ONE_SCALE}",
-    "update_histograms.png": "Magnitudes of the updates over all coordinates and recorded steps at the chosen cells. "
-    "Coordinates that were not moved are the bar at the left; ends with less than 0.005 % per bin are not drawn.",
+    "update_to_weight.png": "Scale of the updates in units of the scale of the weights that they move, per module and "
+    f"step at the chosen cells. {_ONE_SCALE}",
+    "update_histograms.png": "Magnitudes of the updates over all coordinates at the chosen cells, in the first and the "
+    "last epoch and one between them. Coordinates that were not moved are the bar at the left; ends with less than "
+    "0.05 % per bin are not drawn.",
 }
 
 

@@ -16,7 +16,8 @@ from hf_proxadam.scales.store import MIN_EXPONENT
 
 _LABELLED_MODULES = 36
 _LABEL_LENGTH = 34
-_LEAST_SHARE = 5e-5  # a single coordinate far out would leave no room for all the others
+_EPOCHS_SHOWN = 3
+_LEAST_SHARE = 5e-4  # a single coordinate far out would leave no room for all the others
 
 
 def module_scales(runs: dict[str, pd.DataFrame], quantity: str) -> Figure:
@@ -27,6 +28,21 @@ def module_scales(runs: dict[str, pd.DataFrame], quantity: str) -> Figure:
         quantity: `gradient` or `update`.
     """
     tables = {label: scales.by_step(modules, quantity) for label, modules in runs.items()}
+    return _heat_maps(tables, f"log2 of rms {quantity}", "exactly zero, or not finite")
+
+
+def update_to_weight(runs: dict[str, pd.DataFrame]) -> Figure:
+    """log2 of rms(update) / rms(weight) per module and step, a panel per optimizer.
+
+    Args:
+        runs: label of the optimizer to the records of one of its runs, per module.
+    """
+    tables = {label: scales.ratio_by_step(modules) for label, modules in runs.items()}
+    return _heat_maps(tables, "log2 of rms update / rms weight", "update or weights exactly zero, or not finite")
+
+
+def _heat_maps(tables: dict[str, pd.DataFrame], unit: str, missing: str) -> Figure:
+    """Tables of modules x steps on one colour scale, a panel each; `missing` says what a NaN in them is."""
     modules = list(dict.fromkeys(module for table in tables.values() for module in table.index))
     rows, columns = style.grid(len(tables), 4)
     labels, every = style.thin(len(modules), _LABELLED_MODULES)
@@ -56,60 +72,60 @@ def module_scales(runs: dict[str, pd.DataFrame], quantity: str) -> Figure:
         panel.set_xlabel("step")
     ordinal = {1: "", 2: ", every 2nd named", 3: ", every 3rd named"}.get(every, f", every {every}th named")
     figure.supylabel(f"module (first layers at the top{ordinal})", fontsize=10)
-    figure.colorbar(colours, ax=panels, label=f"log2 of rms {quantity}", fraction=0.03, pad=0.02, aspect=25 * rows)
+    figure.colorbar(colours, ax=panels, label=unit, fraction=0.03, pad=0.02, aspect=25 * rows)
     if any(np.isnan(table.to_numpy()).any() for table in tables.values()):
-        figure.legend(
-            handles=[Patch(color=style.MISSING, label="exactly zero, or not finite")], loc="outside lower center"
-        )
+        figure.legend(handles=[Patch(color=style.MISSING, label=missing)], loc="outside lower center")
     return figure
 
 
 def update_histograms(runs: dict[str, pd.DataFrame]) -> Figure:
-    """Distribution of log2 |update| over all coordinates and recorded steps, a panel per optimizer.
+    """Distribution of log2 |update| over all coordinates, a row per optimizer and a column per epoch.
 
-    Coordinates that were not moved at all have no log2: they are a bar of their own at the left, and don't hide in the
-    lowest bin.
+    Of many epochs the first, the last and some in between are shown. Coordinates that were not moved at all have no
+    log2: they are a bar of their own at the left, and don't hide in the lowest bin.
 
     Args:
         runs: label of the optimizer to the records of one of its runs, per module.
     """
-    shares = {label: scales.distribution(modules, "update") for label, modules in runs.items()}
+    by_epoch = {label: scales.by_epoch(modules) for label, modules in runs.items()}
+    epochs = sorted({epoch for tables in by_epoch.values() for epoch in tables})
+    shown = [epochs[i] for i in sorted({round(i) for i in np.linspace(0, len(epochs) - 1, _EPOCHS_SHOWN)})]
+    shares = {
+        (label, epoch): scales.distribution(tables[epoch], "update")
+        for label, tables in by_epoch.items()
+        for epoch in shown
+        if epoch in tables
+    }
     used = np.flatnonzero(np.max([counts for counts, _ in shares.values()], axis=0) >= _LEAST_SHARE)
     first, last = (int(used[0]), int(used[-1])) if len(used) else (0, 0)
     first, last = first + MIN_EXPONENT, last + MIN_EXPONENT
-    width = max(1.0, (last - first) / 40)
+    width = max(1.0, (last - first) / (48 / math.sqrt(len(shown))))
     zero_at = first - 2.5 * width - 1
-    rows, columns = style.grid(len(runs), 2)
-    figure = Figure(figsize=(style.WIDTH, rows * 2.1 + 0.8))
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    figure = Figure(figsize=(style.WIDTH, len(runs) * 1.7 + 0.8))
+    panels = figure.subplots(len(runs), len(shown), squeeze=False, sharex=True, sharey=True)
     exponents = np.arange(first, last + 1)
-    for i, panel in enumerate(panels.flat):
-        if i >= len(runs):
-            panel.set_axis_off()
-            continue
-        label, (counts, zero) = list(shares.items())[i]
-        spread = number(scales.spread_over_coordinates(counts), ".1f")
-        panel.set_title(f"{style.fit(label, 2.0, 10)} (middle half: {spread} octaves)", fontsize=10)
-        panel.bar(
-            exponents + 0.5,
-            100 * counts[exponents - MIN_EXPONENT],
-            width=1.0,
-            color=style.colour(0),
-            edgecolor="white",
-            linewidth=0.4,
-        )
-        panel.bar(zero_at, 100 * zero, width=width, color="white", edgecolor=style.MARK, hatch="///")
-        panel.text(
-            zero_at, 100 * zero, f"{number(100 * zero)} %", ha="center", va="bottom", fontsize=9, color=style.MARK
-        )
-        panel.axvline((zero_at + width / 2 + first) / 2, color="#999999", linewidth=0.8, linestyle=":")
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.set_xlim(zero_at - 2.2 * width, last + 1.5)
-        panel.margins(y=0.15)
-        every = max(2, 2 * round((last - first) / 13))
-        ticks = [tick for tick in range(first, last + 2) if tick % every == 0]
-        panel.set_xticks([zero_at, *ticks], ["zero", *(number(tick, "d") for tick in ticks)])
-        panel.tick_params(labelbottom=True)
+    for row, label in zip(panels, runs, strict=True):
+        row[0].set_ylabel(style.fit(label, 1.6, 10), fontsize=10)
+        for panel, epoch in zip(row, shown, strict=True):
+            if (label, epoch) not in shares:
+                panel.text(0.5, 0.5, "no records", ha="center", va="center", transform=panel.transAxes, fontsize=9)
+                continue
+            counts, zero = shares[label, epoch]
+            spread = number(scales.spread_over_coordinates(counts), ".1f")
+            when = f"epoch {epoch}, " if len(epochs) > 1 else ""
+            panel.set_title(f"{when}middle half: {spread} octaves", fontsize=9)
+            heights = 100 * counts[exponents - MIN_EXPONENT]
+            panel.bar(exponents + 0.5, heights, width=1.0, color=style.colour(0), edgecolor="white", linewidth=0.4)
+            panel.bar(zero_at, 100 * zero, width=width, color="white", edgecolor=style.MARK, hatch="///")
+            share = f"{number(100 * zero)} %"
+            panel.text(zero_at, 100 * zero, share, ha="center", va="bottom", fontsize=8, color=style.MARK)
+            panel.axvline((zero_at + width / 2 + first) / 2, color="#999999", linewidth=0.8, linestyle=":")
+            panel.spines[["top", "right"]].set_visible(False)
+            panel.set_xlim(zero_at - 2.2 * width, last + 1.5)
+            panel.margins(y=0.15)
+            every = max(2, 2 * round((last - first) * len(shown) / 26))
+            ticks = [tick for tick in range(first, last + 2) if tick % every == 0]
+            panel.set_xticks([zero_at, *ticks], ["zero", *(number(tick, "d") for tick in ticks)])
     figure.supxlabel("log2 |update|", fontsize=10)
     figure.supylabel("share of all coordinates (%)", fontsize=10)
     return figure

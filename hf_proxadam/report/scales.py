@@ -38,6 +38,26 @@ def by_step(modules: pd.DataFrame, quantity: str) -> pd.DataFrame:
     return table.reindex(rows["module"].drop_duplicates())
 
 
+def ratio_by_step(modules: pd.DataFrame) -> pd.DataFrame:
+    """log2 of rms(update) / rms(weight) of every module in every recorded step, laid out as by `by_step`."""
+    ratio = derived.update_to_weight(modules).pivot(index="module", columns="step", values="ratio")
+    ordered = ratio.reindex(modules["module"].drop_duplicates()).sort_index(axis="columns")
+    return ordered.where(ordered > 0).apply(np.log2)
+
+
+def by_epoch(modules: pd.DataFrame) -> dict[int, pd.DataFrame]:
+    """The records of each epoch, numbered from 1; all of them as one epoch where the loop did not say.
+
+    Args:
+        modules: one run's records per module.
+    """
+    if modules["epoch"].isna().any():
+        return {1: modules}
+    # A step that ends the first epoch has done exactly 1 of them.
+    numbers = np.ceil(modules["epoch"] - 1e-9).clip(lower=1).astype(int)
+    return {int(epoch): rows for epoch, rows in modules.groupby(numbers)}
+
+
 def distribution(modules: pd.DataFrame, quantity: str) -> tuple[npt.NDArray[np.float64], float]:
     """Distribution of log2 |x| over all finite coordinates and recorded steps.
 

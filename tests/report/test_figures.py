@@ -175,20 +175,56 @@ def test_a_module_that_never_moves_is_marked_and_not_drawn_as_small(tmp_path: Pa
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["exactly zero, or not finite"]
 
 
-def test_the_histograms_hold_all_coordinates_and_zeros_stand_apart(contents: data.Contents) -> None:
+def test_the_ratio_maps_show_log2_of_update_to_weight(contents: data.Contents) -> None:
+    figure = figures_scales.update_to_weight(contents.modules)
+    raw = contents.scales.to_pandas()
+    raw = raw[raw["hash"].map(contents.label_of) == "adamw_torch"]
+    rms = {}
+    for quantity in ("update", "weight"):
+        rows = raw[raw["quantity"] == quantity]
+        sums = rows.groupby(["module", "step"], sort=False)[["sum_squares", "finite"]].sum()
+        rms[quantity] = np.sqrt(sums["sum_squares"] / sums["finite"]).unstack("step")
+    image = panels_of(figure)["adamw_torch"].images[0].get_array()
+    np.testing.assert_allclose(image, np.log2(rms["update"] / rms["weight"]))
+    assert overlapping(figure) == []
+
+
+def test_the_histograms_hold_all_coordinates_of_an_epoch_and_zeros_stand_apart(contents: data.Contents) -> None:
     figure = figures_scales.update_histograms(contents.modules)
     raw = contents.scales.to_pandas()
     raw = raw[(raw["hash"].map(contents.label_of) == "proxadam") & (raw["quantity"] == "update")]
-    axes = next(axes for title, axes in panels_of(figure).items() if title.startswith("proxadam"))
-    *bars, zero = axes.patches
-    assert zero.get_height() == pytest.approx(100 * raw["zeros"].sum() / raw["finite"].sum())
-    assert zero.get_hatch()
-    assert sum(bar.get_height() for bar in bars) + zero.get_height() == pytest.approx(100)
-    assert zero.get_x() + zero.get_width() < min(bar.get_x() for bar in bars)
-    counts = np.sum(raw["histogram"].tolist(), axis=0)
-    peak = max(bars, key=lambda bar: bar.get_height())
-    assert peak.get_x() == np.argmax(counts) - 149
+    numbers = np.ceil(raw["epoch"])
+    assert sorted(numbers.unique()) == [1, 2, 3, 4]
+    columns = [figure.axes[i : i + 3] for i in range(0, len(figure.axes), 3)]
+    row = next(row for row in columns if row[0].get_ylabel() == "proxadam")
+    for axes, epoch in zip(row, (1, 3, 4), strict=True):
+        assert axes.get_title().startswith(f"epoch {epoch}, ")
+        rows = raw[numbers == epoch]
+        *bars, zero = axes.patches
+        assert zero.get_height() == pytest.approx(100 * rows["zeros"].sum() / rows["finite"].sum())
+        assert zero.get_hatch()
+        assert sum(bar.get_height() for bar in bars) + zero.get_height() == pytest.approx(100, abs=0.5)
+        assert zero.get_x() + zero.get_width() < min(bar.get_x() for bar in bars)
+        counts = np.sum(rows["histogram"].tolist(), axis=0)
+        peak = max(bars, key=lambda bar: bar.get_height())
+        assert peak.get_x() == np.argmax(counts) - 149
     assert overlapping(figure) == []
+
+
+def test_without_epochs_the_histograms_are_of_the_whole_run(tmp_path: Path) -> None:
+    modules = modules_of(tmp_path, ["a", "b"], [1, 2]).assign(epoch=np.nan)
+    figure = figures_scales.update_histograms({"adam_l2": modules})
+    assert len(figure.axes) == 1
+    assert "epoch" not in figure.axes[0].get_title()
+    counts, zero = scales.distribution(modules, "update")
+    assert sum(bar.get_height() for bar in figure.axes[0].patches) == pytest.approx(100 * (counts.sum() + zero))
+
+
+def test_an_epoch_that_one_optimizer_did_not_reach_says_so(tmp_path: Path) -> None:
+    modules = modules_of(tmp_path, ["a", "b"], [5, 15])
+    figure = figures_scales.update_histograms({"adam_l2": modules, "short": modules[modules["step"] == 5]})
+    texts = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    assert [("no records" in shown) for shown in texts] == [False, False, False, True]
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")
