@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from hf_proxadam.scales import GradientScaleCallback, load
+from hf_proxadam.scales import GradientScaleCallback, load, whole_model
 
 
 class Classifier(nn.Module):
@@ -108,6 +108,23 @@ def test_numbers_join_the_log_line_of_the_loss(tmp_path: Path) -> None:
         line.get("scales/update_to_weight") for line in lines
     ]
     assert all(isinstance(value, float) for name, value in lines[1].items() if name.startswith("scales/"))
+
+
+def test_numbers_reach_tensorboard_at_the_step_of_the_loss(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer(tmp_path, GradientScaleCallback(every=8), report_to=["tensorboard"]).train()
+    events = EventAccumulator(str(next(tmp_path.rglob("events.out.tfevents.*")).parent)).Reload()
+    steps = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert steps["train/loss"] == [4, 8, 12, 16, 20, 24]
+    assert steps["train/scales/gradient_rms"] == steps["train/scales/update_to_weight"] == [8, 16, 24]
+    rms = {
+        row["step"]: row["rms"]
+        for row in whole_model(load(tmp_path / "scales")).to_dict("records")
+        if row["quantity"] == "update"
+    }
+    written = {event.step: event.value for event in events.Scalars("train/scales/update_rms")}
+    assert written == pytest.approx(rms, rel=1e-6)
 
 
 @pytest.mark.parametrize("max_norm", [1e-2, 1e4])
