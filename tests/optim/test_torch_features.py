@@ -73,6 +73,29 @@ def test_groups_layouts_and_dtypes_in_one_optimizer(case: Case) -> None:
     assert unused not in optimizer.state
 
 
+@all_cases
+@pytest.mark.parametrize("path", [pytest.param(p, marks=pytest.mark.slow if p == "compiled" else ()) for p in PATHS])
+def test_parameters_of_a_group_count_their_own_steps(case: Case, path: str) -> None:
+    """A layer that is used less often than its neighbours is updated as if it were alone."""
+    generator = torch.Generator().manual_seed(0)
+    values = [torch.randn(4, 5, generator=generator) for _ in range(3)]
+    together, alone = ([torch.nn.Parameter(v.clone()) for v in values] for _ in range(2))
+    if path == "differentiable":
+        together, alone = ([p.detach() for p in params] for params in (together, alone))
+    optimizer = case.make(together, lr=0.01, **PATHS[path])
+    others = [case.make([p], lr=0.01, **PATHS[path]) for p in alone]
+    for step in range(6):
+        for i, (ours, theirs) in enumerate(zip(together, alone, strict=True)):
+            used = step % (i + 1) == i
+            grad = torch.randn(4, 5, generator=torch.Generator().manual_seed(step))
+            ours.grad, theirs.grad = (grad if used else None, grad.clone() if used else None)
+            if used:
+                others[i].step()
+        optimizer.step()
+    for ours, theirs in zip(together, alone, strict=True):
+        torch.testing.assert_close(ours.detach(), theirs.detach(), rtol=1e-6, atol=1e-7)
+
+
 def test_named_parameters_and_closures_and_hooks() -> None:
     torch.manual_seed(0)
     model = torch.nn.Linear(2, 1)
