@@ -4,10 +4,11 @@
         --optim proxadam --learning_rate 1e-4 --weight_decay 0.01 --num_train_epochs 3 \
         --per_device_train_batch_size 32 --output_dir runs/mrpc
 
-All of `transformers.TrainingArguments` can be given. It trains and evaluates, unless `--do_train` or `--do_eval` asks
-for one of the two only. Data comes from the Hub, or with `--dataset_path FOLDER` from
-FOLDER/<task_name>/train*.parquet and validation*.parquet. The output folder then holds the model, `all_results.json`,
-`run.json` (command, versions, the optimizer that really ran) and the gradient scales in `scales/*.parquet`.
+All of `transformers.TrainingArguments` can be given. It trains and evaluates, unless `--do_train`, `--do_eval` or
+`--do_predict` (which writes the benchmark's submission files, such as MRPC.tsv) ask for something else. Data comes from
+the Hub, or with `--dataset_path FOLDER` from FOLDER/<task_name>/train*.parquet and so on. The output folder then holds
+the model, `all_results.json`, `run.json` (command, versions, the optimizer that really ran) and the gradient scales in
+`scales/*.parquet`.
 """
 
 import dataclasses
@@ -38,11 +39,15 @@ class GlueArguments:
     model_name_or_path: str = dataclasses.field(
         metadata={"help": "Pretrained encoder: name on the Hub or local folder."}
     )
+    model_revision: str = dataclasses.field(default="main", metadata={"help": "Branch, tag or commit on the Hub."})
     dataset_path: str | None = dataclasses.field(
         default=None,
         metadata={"help": "Folder that holds <task_name>/train*.parquet ...; default: the Hub's nyu-mll/glue."},
     )
     max_seq_length: int = dataclasses.field(default=128, metadata={"help": "Longer inputs are cut to so many tokens."})
+    pad_to_max_length: bool = dataclasses.field(
+        default=False, metadata={"help": "Pad all batches to max_seq_length, and not to their longest row."}
+    )
     validation_fraction: float = dataclasses.field(
         default=0.0,
         metadata={
@@ -52,6 +57,7 @@ class GlueArguments:
     )
     max_train_samples: int | None = dataclasses.field(default=None, metadata={"help": "Use so many examples only."})
     max_eval_samples: int | None = dataclasses.field(default=None, metadata={"help": "Use so many examples only."})
+    max_predict_samples: int | None = dataclasses.field(default=None, metadata={"help": "Use so many examples only."})
     record_scales_every: int = dataclasses.field(
         default=10, metadata={"help": "Record the gradient scales every so many steps; 0 for never."}
     )
@@ -83,21 +89,27 @@ def main() -> None:
             atomic.write_json(folder / "run.json", describe(trainer, glue))
     if training.do_eval:
         report(trainer, "eval", trainer.evaluate())
+        main = "eval"
         if task.has_test:
+            main = "test"
             report(trainer, "test", trainer.evaluate(task.test, metric_key_prefix="test"))
+        if task.mismatched is not None:
+            split = f"{main}_mismatched"
+            report(trainer, split, trainer.evaluate(task.mismatched, metric_key_prefix=split))
+    if training.do_predict:
+        for file, rows in task.unlabelled.items():
+            predictions = trainer.predict(rows).predictions
+            if trainer.is_world_process_zero():
+                task.write_submission(folder / file, rows, predictions)
 
 
 def prepare(glue: GlueArguments, training: TrainingArguments) -> tuple[GlueTask, Trainer]:
     """Check everything and load data and model, so that what is wrong is said before the first step."""
     if glue.record_scales_every < 0:
         raise ValueError(f"record_scales_every is {glue.record_scales_every}; it must be at least 1, or 0 for never.")
-    if training.do_predict:
-        raise ValueError(
-            "--do_predict is not supported: this script writes no predictions for GLUE's hidden test labels."
-        )
     if Path(training.output_dir).is_file():
         raise ValueError(f"output_dir is {training.output_dir!r}, which is a file; give a folder.")
-    if not (training.do_train or training.do_eval):
+    if not (training.do_train or training.do_eval or training.do_predict):
         training.do_train = training.do_eval = True
     resume, scales = training.resume_from_checkpoint, Path(training.output_dir) / "scales"
     if resume and not Path(resume).is_dir():
@@ -115,11 +127,14 @@ def prepare(glue: GlueArguments, training: TrainingArguments) -> tuple[GlueTask,
             training.max_grad_norm,
         )
     # On several processes the first one tokenises, and the others read its cache.
+    labelled = training.do_train or training.do_eval
     with training.main_process_first(desc="tokenising"):
-        train, validation = task.train, task.validation
+        train, validation = (task.train, task.validation) if labelled else (None, None)
+        if training.do_predict:
+            _ = task.unlabelled
     set_seed(training.seed)
     trainer = Trainer(
-        model=unscaled(task.make_model()),
+        model=unscaled(task.make_model(trained=not training.do_train)),
         args=training,
         train_dataset=train,
         eval_dataset=validation,

@@ -60,7 +60,14 @@ def run_glue(monkeypatch):
 
 
 def test_run_glue_learns_and_leaves_metrics_scales_and_the_live_optimizer(run_glue, arguments, tmp_path, capsys):
-    run_glue(arguments(validation_fraction=0.25, optim_args="decay_schedule=relative", record_scales_every=4))
+    run_glue(
+        arguments(
+            validation_fraction=0.25,
+            optim_args="decay_schedule=relative",
+            record_scales_every=4,
+            num_train_epochs=12,
+        )
+    )
     out = tmp_path / "out"
     results = json.loads((out / "all_results.json").read_text())
     # The label is one word of the second sentence; chance is about a half.
@@ -71,8 +78,8 @@ def test_run_glue_learns_and_leaves_metrics_scales_and_the_live_optimizer(run_gl
     assert "eval_accuracy" in printed
     assert "eval_f1" in printed
     table = scales.load(out / "scales").to_pandas()
-    # 72 examples in batches of 8, 8 times.
-    assert sorted(table["step"].unique()) == list(range(4, 73, 4))
+    # 72 examples in batches of 8, 12 times.
+    assert sorted(table["step"].unique()) == list(range(4, 109, 4))
     assert {"gradient", "update", "weight"} <= set(table["quantity"])
     record = json.loads((out / "run.json").read_text())
     assert record["optimizer"]["class"] == "hf_proxadam.optim.proxadam.ProxAdam"
@@ -83,10 +90,42 @@ def test_run_glue_learns_and_leaves_metrics_scales_and_the_live_optimizer(run_gl
 
 
 def test_run_glue_evaluates_only_where_only_that_is_asked_for(run_glue, arguments, tmp_path):
-    run_glue([*arguments(max_eval_samples=8), "--do_eval"])
+    run_glue([*arguments(num_train_epochs=1, output_dir=tmp_path / "trained"), "--do_train"])
+    assert not (tmp_path / "trained" / "eval_results.json").exists()
+    run_glue([*arguments(max_eval_samples=8, model_name_or_path=tmp_path / "trained"), "--do_eval"])
     assert (tmp_path / "out" / "eval_results.json").is_file()
     assert not (tmp_path / "out" / "train_results.json").exists()
     assert not (tmp_path / "out" / "scales").exists()
+
+
+def test_run_glue_writes_submissions_of_mnli_and_with_its_model_of_ax(run_glue, arguments, tmp_path):
+    data, trained = tmp_path / "data", tmp_path / "mnli"
+    splits = {"train": 96, "validation_matched": 16, "validation_mismatched": 16}
+    write_glue(data, "mnli", splits={**splits, "test_matched": 10, "test_mismatched": 10})
+    write_glue(data, "ax", splits={"test": 12})
+    mnli = arguments(task_name="mnli", dataset_path=data, output_dir=trained, optim="adamw_scale_free")
+    run_glue([*mnli, "--do_train", "--do_eval", "--do_predict"])
+    results = json.loads((trained / "all_results.json").read_text())
+    assert results["eval_accuracy"] > 0.6
+    assert "eval_mismatched_accuracy" in results
+    run_glue([*arguments(task_name="ax", dataset_path=data, model_name_or_path=trained), "--do_predict"])
+    for file, rows in {
+        trained / "MNLI-m.tsv": 10,
+        trained / "MNLI-mm.tsv": 10,
+        tmp_path / "out" / "AX.tsv": 12,
+    }.items():
+        lines = file.read_text().splitlines()
+        assert lines[0] == "index\tprediction"
+        assert [line.split("\t")[0] for line in lines[1:]] == [str(i) for i in range(rows)]
+        assert {line.split("\t")[1] for line in lines[1:]} <= {"entailment", "neutral", "contradiction"}
+    assert not list(trained.glob(".*.tmp"))
+
+
+def test_run_glue_does_not_train_on_ax(run_glue, arguments, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_glue(arguments(task_name="ax"))
+    assert caught.value.code == 2
+    assert "only --do_predict goes" in capsys.readouterr().err
 
 
 def test_run_glue_does_not_mix_two_runs_scales_but_resumes_one(run_glue, arguments, tmp_path, capsys):
@@ -126,7 +165,6 @@ def test_two_runs_with_one_seed_are_bit_equal(run_glue, arguments, tmp_path):
         ({"weight_decay": -1}, "The weight decay is -1.0; it must be"),
         ({"record_scales_every": -1}, "record_scales_every is -1; it must be at least 1, or 0 for never."),
         ({"resume_from_checkpoint": "nowhere"}, "resume_from_checkpoint is 'nowhere', but there is no such folder."),
-        ({"do_predict": True}, "--do_predict is not supported"),
         ({"optimm": "x"}, "--optimm=x"),
     ],
 )

@@ -6,6 +6,8 @@ from pathlib import Path
 import pandas as pd
 from transformers import BertConfig, BertModel, BertTokenizer, set_seed
 
+from hf_proxadam.tasks.glue_data import GLUE
+
 WORDS = ("cat", "dog", "bird", "house", "river", "stone", "sees", "likes", "a", "the")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -16,25 +18,35 @@ def sentence(rng: random.Random, *more: str) -> str:
     return " ".join(words)
 
 
-def pairs(rows: int, seed: int) -> pd.DataFrame:
-    """Sentence pairs as in mrpc; they are paraphrases where the word `same` stands in the second one."""
+def pairs(rows: int, seed: int, signs: tuple[str, ...] = ("other", "same")) -> pd.DataFrame:
+    """Sentence pairs as in mrpc: the label is the number of the one word of `signs` that the second one holds."""
     rng = random.Random(seed)
-    labels = [int(rng.random() < 0.6) for _ in range(rows)]
+    labels = [min(int(rng.random() / 0.4), len(signs) - 1) for _ in range(rows)]
     return pd.DataFrame(
         {
             "sentence1": [sentence(rng) for _ in labels],
-            "sentence2": [sentence(rng, "same" if label else "other") for label in labels],
+            "sentence2": [sentence(rng, signs[label]) for label in labels],
             "label": labels,
             "idx": range(rows),
         }
     )
 
 
-def write_glue(folder: Path, task: str = "mrpc", suffix: str = "parquet") -> Path:
-    """Write FOLDER/<task>/train*, validation* with 96 and 48 pairs; returns FOLDER."""
+def write_glue(folder: Path, task: str = "mrpc", suffix: str = "parquet", splits: dict[str, int] | None = None) -> Path:
+    """Write FOLDER/<task>/train*, validation* (and more, by `splits`) with 96 and 48 pairs; returns FOLDER.
+
+    The labels of splits named test are -1, as the benchmark has them.
+    """
     (folder / task).mkdir(parents=True)
-    for seed, (split, rows) in enumerate({"train": 96, "validation": 48}.items()):
-        table, path = pairs(rows, seed), folder / task / f"{split}-00000-of-00001.{suffix}"
+    dataset = GLUE[task]
+    signs = ("other", "same", "maybe")[: max(2, dataset.labels)]
+    for seed, (split, rows) in enumerate((splits or {"train": 96, "validation": 48}).items()):
+        table = pairs(rows, seed, signs).rename(
+            columns=dict(zip(("sentence1", "sentence2"), dataset.columns, strict=True))
+        )
+        if split.startswith("test"):
+            table["label"] = -1
+        path = folder / task / f"{split}-00000-of-00001.{suffix}"
         if suffix == "parquet":
             table.to_parquet(path, index=False)
         elif suffix == "csv":
@@ -46,7 +58,7 @@ def write_glue(folder: Path, task: str = "mrpc", suffix: str = "parquet") -> Pat
 
 def write_bert(folder: Path) -> Path:
     """Save a BERT of two small layers with random weights and its tokenizer; returns FOLDER."""
-    vocabulary = {word: i for i, word in enumerate((*SPECIAL, *WORDS, "same", "other"))}
+    vocabulary = {word: i for i, word in enumerate((*SPECIAL, *WORDS, "same", "other", "maybe"))}
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
     BertTokenizer.from_pretrained(folder).save_pretrained(folder)

@@ -1,3 +1,6 @@
+import dataclasses
+from pathlib import Path
+
 import evaluate
 import numpy as np
 import pandas as pd
@@ -6,7 +9,8 @@ import torch
 from transformers import EvalPrediction
 
 from hf_proxadam.tasks.base import Task
-from hf_proxadam.tasks.glue import GLUE, GlueTask
+from hf_proxadam.tasks.glue import GlueTask
+from hf_proxadam.tasks.glue_data import GLUE
 from hf_proxadam.tasks.glue_metric import GlueMetric
 from tests.tasks.glue_data import pairs, write_bert, write_glue
 
@@ -103,6 +107,71 @@ def test_scores_come_from_the_largest_logit_or_from_the_regression(bert):
     assert task.make_model().config.num_labels == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [("mrpc", {"MRPC.tsv": "1"}), ("rte", {"RTE.tsv": "not_entailment"}), ("stsb", {"STS-B.tsv": "1.250"})],
+)
+def test_submissions_are_written_as_the_benchmark_takes_them(bert, tmp_path, name, files):
+    folder = write_glue(tmp_path / "glue", name, splits={"train": 8, "validation": 8, "test": 3})
+    task = GlueTask(task_name=name, model_name_or_path=str(bert), dataset_path=str(folder))
+    assert list(task.unlabelled) == list(files)
+    for file, second in files.items():
+        logits = np.array([[-1.0], [1.25], [7.0]]) if name == "stsb" else np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 1.0]])
+        task.write_submission(tmp_path / file, task.unlabelled[file], logits)
+        table = pd.read_csv(tmp_path / file, sep="\t", dtype=str)
+        assert list(table.columns) == ["index", "prediction"]
+        assert table["index"].tolist() == ["0", "1", "2"]
+        assert table["prediction"][1] == second
+        if name == "stsb":  # the benchmark's scale is 0 to 5
+            assert table["prediction"].tolist() == ["0.000", "1.250", "5.000"]
+
+
+def test_mnli_validates_on_both_kinds_of_genres_and_names_its_labels(bert, tmp_path):
+    splits = {"train": 20, "validation_matched": 8, "validation_mismatched": 6, "test_matched": 5, "test_mismatched": 4}
+    folder = write_glue(tmp_path / "glue", "mnli", splits=splits)
+    task = GlueTask(task_name="mnli", model_name_or_path=str(bert), dataset_path=str(folder), validation_fraction=0.0)
+    assert [len(split) for split in (task.train, task.validation, task.mismatched)] == [20, 8, 6]
+    assert {file: len(rows) for file, rows in task.unlabelled.items()} == {"MNLI-m.tsv": 5, "MNLI-mm.tsv": 4}
+    assert "labels" not in task.unlabelled["MNLI-m.tsv"].column_names
+    model = task.make_model()
+    assert model.config.id2label == {0: "entailment", 1: "neutral", 2: "contradiction"}
+    held_out = GlueTask(
+        task_name="mnli", model_name_or_path=str(bert), dataset_path=str(folder), validation_fraction=0.2
+    )
+    assert len(held_out.test) == 8
+    assert len(held_out.mismatched) == 6
+
+
+def test_what_was_not_trained_is_not_evaluated(bert, tmp_path):
+    task = make(bert, tmp_path)
+    with pytest.raises(ValueError, match="has no head for 2 labels: train it first"):
+        task.make_model(trained=True)
+    task.make_model().save_pretrained(tmp_path / "trained")
+    make(tmp_path / "trained", tmp_path).make_model(trained=True)
+    three = GlueTask(task_name="mnli", model_name_or_path=str(tmp_path / "trained"))
+    with pytest.raises(ValueError, match="has no head for 3 labels"):
+        three.make_model(trained=True)
+    assert three.make_model().config.num_labels == 3
+
+
+def test_tokenised_data_is_kept_and_found_again(bert, tmp_path):
+    folder = write_glue(tmp_path / "glue")
+    task = make(bert, folder)
+    kept = [Path(file["filename"]) for file in task.train.cache_files]
+    assert [file.name.startswith("cache-") for file in kept] == [True]
+    times = [file.stat().st_mtime_ns for file in kept]
+    tasks = [make(bert, folder), dataclasses.replace(task)]
+    tasks[1].__dict__["tokenizer"] = task.tokenizer  # one that has been used
+    for again in tasks:
+        assert [Path(file["filename"]) for file in again.train.cache_files] == kept
+    assert [file.stat().st_mtime_ns for file in kept] == times
+
+
+def test_batches_may_be_padded_to_one_length(bert, tmp_path):
+    task = make(bert, write_glue(tmp_path / "glue"), pad_to_max_length=True, max_seq_length=40)
+    assert task.collate([task.train[0], task.train[1]])["input_ids"].shape == (2, 40)
+
+
 def test_every_task_names_known_scores():
     for name, task in GLUE.items():
         GlueTask(task_name=name, model_name_or_path="any")
@@ -112,7 +181,7 @@ def test_every_task_names_known_scores():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"task_name": "mrcp"}, "There is no GLUE task 'mrcp'; known are: cola, mrpc"),
+        ({"task_name": "mrcp"}, "There is no GLUE task 'mrcp'; known are: ax, cola, mnli, mrpc"),
         ({"validation_fraction": 1.0}, r"validation_fraction is 1.0; it must be in \[0, 1\)"),
         ({"max_train_samples": 0}, "max_train_samples is 0"),
         ({"dataset_path": "nowhere"}, "dataset_path is 'nowhere', but there is no such folder"),
