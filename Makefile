@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+OLDEST := .venv-oldest
 CODE := hf_proxadam scripts tests
 
-.PHONY: demo test test-slow quality style install clean
+.PHONY: demo test test-oldest test-slow quality style install clean
 
 install: $(INSTALLED)
 
@@ -22,6 +23,16 @@ demo: $(INSTALLED)
 test: quality
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+# The same tests with the oldest transformers that is supported, in an environment of its own.
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal
+
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints-oldest.txt --editable '.[dev]'
+	touch $@
+
 # What takes minutes (real trainings, kill -9 in a loop); CI runs it too.
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations 10
@@ -36,4 +47,4 @@ style: $(INSTALLED)
 	$(BIN)/ruff format $(CODE)
 
 clean:
-	rm -rf $(VENV) runs dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) runs dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

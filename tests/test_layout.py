@@ -19,7 +19,7 @@ ALLOWED = {
 HEAVY = {"torch", "transformers", "datasets", "matplotlib", "accelerate", "evaluate", "sklearn"}
 ALLOWED_HEAVY = {
     "optim": {"torch"},
-    "trainer": {"torch", "transformers"},
+    "trainer": {"torch", "transformers", "accelerate"},
     "scales": {"torch", "transformers", "accelerate"},
     "tasks": HEAVY - {"matplotlib"},
     "study": HEAVY - {"matplotlib"},

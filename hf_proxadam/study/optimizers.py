@@ -1,6 +1,7 @@
 """Whether an optimizer would start, asked before anything else is read or run, and what it is once it runs."""
 
 import dataclasses
+import warnings
 from typing import Any
 
 import torch
@@ -83,10 +84,14 @@ def describe_optimizer(optimizer: Any) -> dict[str, Any]:
 
 
 def _resolve(arguments: TrainingArguments, name: str, optim_args: str | None) -> tuple[Any, dict[str, Any]]:
+    # The model stands in for one that is not there yet: whether its modules are selected is asked when it is. So it is
+    # with warnings, which the Trainer gives when it makes the optimizer that really runs.
+    model, modules = torch.nn.Sequential(torch.nn.Linear(1, 1)), arguments.optim_target_modules and "all-linear"
+    changed = dataclasses.replace(arguments, optim=name, optim_args=optim_args, optim_target_modules=modules)
     try:
-        return Trainer.get_optimizer_cls_and_kwargs(
-            dataclasses.replace(arguments, optim=name, optim_args=optim_args), torch.nn.Linear(1, 1)
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return Trainer.get_optimizer_cls_and_kwargs(changed, model)
     except (ImportError, TypeError) as error:
         raise ValueError(f"The optimizer {name} can't be used: {error}") from error
 

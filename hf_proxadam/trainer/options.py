@@ -22,6 +22,35 @@ def known_options(entry: OptimizerEntry) -> dict[str, Any]:
     return {k: p.annotation for k, p in parameters.items() if k not in {"self", "params", *_ELSEWHERE}}
 
 
+def default_of(entry: OptimizerEntry, option: str) -> Any:
+    """What an option is where nobody sets it: the name's default, or else the class's."""
+    return entry.defaults.get(option, inspect.signature(entry.cls.__init__).parameters[option].default)
+
+
+def check_targets(entry: OptimizerEntry, options: dict[str, Any], argument: str, modules: Any) -> None:
+    """Check that selecting modules for the proximal map has an effect.
+
+    Args:
+        entry: the row of the catalog.
+        options: what the optimizer will be made with.
+        argument: what the caller's argument is called.
+        modules: its value.
+
+    Raises:
+        ValueError: the class has no proximal maps, or the map is l2, which is what the rest gets.
+    """
+    if "proximal" not in known_options(entry):
+        raise ValueError(
+            f"{argument}={modules!r} selects the modules that get a proximal map, and {entry.name!r} has none: leave "
+            "it out, or choose proxadam"
+        )
+    if options.get("proximal", "l2") == "l2":
+        raise ValueError(
+            f"{argument}={modules!r} has no effect on {entry.name!r} with proximal='l2', which all modules get: leave "
+            "it out, or give another map (proximal=l1, elastic_net, group_lasso or l2_start)"
+        )
+
+
 def parse(entry: OptimizerEntry, text: str | None) -> dict[str, Any]:
     """Parse `key=value,key=value` into options of `entry.cls`.
 

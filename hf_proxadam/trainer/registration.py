@@ -1,8 +1,8 @@
 """Enters the catalog into transformers, so that `TrainingArguments(optim="proxadam")` works.
 
-transformers has no public registry: names are members of the enum `OptimizerNames`, and the Trainer looks the name up
-in a private table (since 5.2) or in `Trainer.get_optimizer_cls_and_kwargs` (before). This is the only file that touches
-either.
+transformers has no public registry: names are members of the enum `OptimizerNames`, and the Trainer looks them up in
+its static method `get_optimizer_cls_and_kwargs`. This is the only file that changes either. (Since 5.2 the method has a
+private table behind it. We answer before it is asked, for the method splits `optim_args` in a way of its own first.)
 """
 
 import functools
@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers.training_args import OptimizerNames
 
+from .arguments import resolve
 from .catalog import CATALOG, OptimizerEntry
-from .options import parse
 
 
 def register() -> None:
@@ -20,14 +20,7 @@ def register() -> None:
 
     A name that transformers itself owns by now is left to it, with a warning.
     """
-    ours = {name: entry for name, entry in CATALOG.items() if _add_member(name)}
-    try:
-        from transformers.trainer_optimizer import _OPTIMIZER_HANDLERS
-    except ImportError:  # before 5.2
-        _wrap_lookup(ours)
-        return
-    for name, entry in ours.items():
-        _OPTIMIZER_HANDLERS[OptimizerNames(name)] = functools.partial(_handle, entry)
+    _wrap_lookup({name: entry for name, entry in CATALOG.items() if _add_member(name)})
 
 
 def _add_member(name: str) -> bool:
@@ -58,28 +51,6 @@ def _reduce_to_string(name: str, protocol: int) -> tuple[Any, ...]:
     return str, (name,)
 
 
-def optimizer_kwargs(entry: OptimizerEntry, args: Any) -> dict[str, Any]:
-    """The options that a TrainingArguments asks for: its own fields, the name's defaults, then `optim_args`.
-
-    `adam_epsilon` does not reach a name that is defined by eps = 0.
-
-    Raises:
-        ValueError: wrong `optim_args`, or `optim_target_modules`, which these optimizers have no use for.
-    """
-    if getattr(args, "optim_target_modules", None):
-        raise ValueError(
-            f"optim_target_modules={args.optim_target_modules!r} has no effect on {entry.name!r}: leave it out"
-        )
-    kwargs: dict[str, Any] = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2)}
-    if "eps" not in entry.defaults:
-        kwargs["eps"] = args.adam_epsilon
-    return {**kwargs, **entry.defaults, **parse(entry, args.optim_args)}
-
-
-def _handle(entry: OptimizerEntry, context: Any) -> tuple[type, dict[str, Any]]:
-    return entry.cls, optimizer_kwargs(entry, context.args)
-
-
 def _wrap_lookup(entries: dict[str, OptimizerEntry]) -> None:
     from transformers import Trainer
 
@@ -90,7 +61,7 @@ def _wrap_lookup(entries: dict[str, OptimizerEntry]) -> None:
     @functools.wraps(original)
     def lookup(args: Any, model: Any = None) -> tuple[Any, dict[str, Any]]:
         entry = entries.get(getattr(args.optim, "value", args.optim))
-        return original(args, model) if entry is None else (entry.cls, optimizer_kwargs(entry, args))
+        return original(args, model) if entry is None else resolve(entry, args, model)
 
     lookup._from_hf_proxadam = True  # type: ignore[attr-defined]
     Trainer.get_optimizer_cls_and_kwargs = staticmethod(lookup)
