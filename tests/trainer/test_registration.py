@@ -11,32 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import HfArgumentParser, Trainer, TrainingArguments
+from transformers import HfArgumentParser, Seq2SeqTrainingArguments, Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 import hf_proxadam
 from hf_proxadam.trainer.catalog import CATALOG
+from tests.trainer.small import arguments, trainer
 
 every_name = pytest.mark.parametrize("name", CATALOG)
-
-
-def arguments(tmp_path: Path, **options: Any) -> TrainingArguments:
-    return TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[], disable_tqdm=True, **options)
-
-
-class Regression(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = torch.nn.Linear(3, 1)
-
-    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"loss": (self.linear(x).squeeze(-1) - labels).square().mean()}
-
-
-def trainer(args: TrainingArguments) -> Trainer:
-    torch.manual_seed(0)
-    rows = [{"x": torch.randn(3), "labels": torch.randn(())} for _ in range(16)]
-    return Trainer(Regression(), args, train_dataset=rows)
 
 
 @every_name
@@ -84,10 +66,51 @@ def test_a_wrong_option_is_told_before_training(tmp_path: Path) -> None:
     assert all(torch.equal(v, before[k]) for k, v in used.model.state_dict().items())
 
 
-def test_an_option_without_effect_is_refused(tmp_path: Path) -> None:
-    args = arguments(tmp_path, optim="adam_l2", optim_target_modules="all-linear")
-    with pytest.raises(ValueError, match="optim_target_modules='all-linear' has no effect on 'adam_l2'"):
-        Trainer.get_optimizer_cls_and_kwargs(args)
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("eps", "optim_args for 'proxadam' must be key=value pairs joined by commas, got 'eps'"),
+        ("amsgrad=maybe", "amsgrad='maybe' for 'proxadam' is not True or False"),
+    ],
+)
+def test_the_sentence_is_ours_and_not_of_transformers_own_parser(text: str, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        trainer(arguments(tmp_path, optim="proxadam", optim_args=text)).train()
+
+
+@every_name
+@pytest.mark.parametrize("way", ["command line", "JSON", "YAML"])
+def test_names_and_options_can_be_read_from(way: str, name: str, tmp_path: Path) -> None:
+    given = {"output_dir": str(tmp_path), "optim": name, "optim_args": "seed=3,amsgrad=true", "use_cpu": True}
+    parser = HfArgumentParser(Seq2SeqTrainingArguments)
+    file = tmp_path / "arguments"
+    file.write_text(json.dumps(given))  # which is YAML, too
+    if way == "command line":
+        words = ["--output_dir", str(tmp_path), "--optim", name, "--optim_args", given["optim_args"], "--use_cpu"]
+        (args,) = parser.parse_args_into_dataclasses(words)
+    else:
+        (args,) = parser.parse_json_file(str(file)) if way == "JSON" else parser.parse_yaml_file(str(file))
+    assert args.optim is OptimizerNames(name)
+    cls, options = Trainer.get_optimizer_cls_and_kwargs(args)
+    assert cls is CATALOG[name].cls
+    assert (options["seed"], options["amsgrad"]) == (3, True)
+
+
+def test_the_command_line_lists_the_names() -> None:
+    text = " ".join(HfArgumentParser(TrainingArguments).format_help().split())
+    assert all(name in text for name in CATALOG)
+
+
+def test_a_subclass_of_the_trainer_with_a_lookup_of_its_own(tmp_path: Path) -> None:
+    class Slower(Trainer):
+        @staticmethod
+        def get_optimizer_cls_and_kwargs(args: TrainingArguments, model: Any = None) -> tuple[Any, dict[str, Any]]:
+            cls, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
+            return cls, {**options, "lr": args.learning_rate / 2}
+
+    used = trainer(arguments(tmp_path, optim="adam_l2", learning_rate=0.5, max_steps=1), cls=Slower)
+    assert type(used.create_optimizer()) is hf_proxadam.AdamL2
+    assert used.optimizer.defaults["lr"] == 0.25
 
 
 def test_unknown_names_are_told_with_the_known_ones(tmp_path: Path) -> None:
@@ -96,9 +119,10 @@ def test_unknown_names_are_told_with_the_known_ones(tmp_path: Path) -> None:
 
 
 def test_entering_twice_is_harmless() -> None:
-    before = list(OptimizerNames)
+    before, lookup = list(OptimizerNames), Trainer.get_optimizer_cls_and_kwargs
     hf_proxadam.register()
     assert list(OptimizerNames) == before
+    assert Trainer.get_optimizer_cls_and_kwargs is lookup
 
 
 def test_a_name_that_transformers_owns_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,18 +170,3 @@ def test_a_resumed_training_equals_an_uninterrupted_one(name: str, tmp_path: Pat
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b)
-
-
-def test_the_way_of_older_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before 5.2 there is no table of handlers: the static method is wrapped instead, once."""
-    from hf_proxadam.trainer import registration
-
-    monkeypatch.setattr(Trainer, "get_optimizer_cls_and_kwargs", staticmethod(lambda args, model=None: ("theirs", {})))
-    registration._wrap_lookup(CATALOG)
-    wrapped = Trainer.get_optimizer_cls_and_kwargs
-    registration._wrap_lookup(CATALOG)
-    assert Trainer.get_optimizer_cls_and_kwargs is wrapped
-    cls, kwargs = Trainer.get_optimizer_cls_and_kwargs(arguments(tmp_path, optim="adamw_atan2", learning_rate=0.5))
-    assert cls is hf_proxadam.ScaleFreeAdamW
-    assert (kwargs["lr"], kwargs["direction"]) == (0.5, "atan2")
-    assert Trainer.get_optimizer_cls_and_kwargs(arguments(tmp_path, optim="sgd"))[0] == "theirs"
