@@ -65,7 +65,11 @@ def test_a_raw_loop_with_accelerate_learns() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
-        ("proxadamm", {}, "There is no optimizer 'proxadamm'; known are proxadam, proxadam_scale_free, adamw_scale_fre"),
+        (
+            "proxadamm",
+            {},
+            "There is no optimizer 'proxadamm'; known are proxadam, proxadam_scale_free, adamw_scale_fre",
+        ),
         ("proxadam", {"epsilon": 1}, "'proxadam' has no option 'epsilon'; it knows amsgrad, betas,"),
         ("adam_l2", {"proximal": "l1"}, "'adam_l2' has no option 'proximal'"),
         ("proxadam", {"weight_decay": -1}, "Invalid weight_decay value: -1"),

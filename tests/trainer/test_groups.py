@@ -14,7 +14,13 @@ from tests.trainer.small import Layers, arguments, trainer
 
 
 def l1(tmp_path: Path, **options: Any) -> TrainingArguments:
-    given = {"optim": "proxadam", "optim_args": "proximal=l1", "weight_decay": 0.5, "learning_rate": 0.1, "max_steps": 2}
+    given = {
+        "optim": "proxadam",
+        "optim_args": "proximal=l1",
+        "weight_decay": 0.5,
+        "learning_rate": 0.1,
+        "max_steps": 2,
+    }
     return arguments(tmp_path, **{**given, **options})
 
 

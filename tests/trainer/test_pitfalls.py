@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, DistributedType, PartialState
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -55,9 +55,10 @@ def test_nothing_is_said_where_all_is_as_asked(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["proxadam_scale_free", "adamw_scale_free"])
 def test_scale_free_names_ignore_adam_epsilon_unless_told_so(name: str, tmp_path: Path) -> None:
     args = arguments(tmp_path, optim=name, adam_epsilon=1e-6, max_grad_norm=0)
-    (sentence,) = said(args)
-    assert sentence.startswith(f"adam_epsilon=1e-06 is ignored: {name!r} is scale-free, with eps=0; optim_args=")
-    assert Trainer.get_optimizer_cls_and_kwargs(args)[1]["eps"] == 0
+    sentence = f"adam_epsilon=1e-06 is ignored: {name!r} is scale-free, with eps=0; optim_args="
+    with pytest.warns(UserWarning, match=sentence) as warned:
+        assert Trainer.get_optimizer_cls_and_kwargs(args)[1]["eps"] == 0
+    assert len(warned) == 1
     args.optim_args = "eps=1e-5"
     assert said(args) == []
     assert Trainer.get_optimizer_cls_and_kwargs(args)[1]["eps"] == 1e-5
@@ -83,11 +84,12 @@ def test_a_map_without_strength_has_no_effect(tmp_path: Path) -> None:
 
 
 def test_a_training_says_it_once_and_a_check_before_it_does_not(tmp_path: Path) -> None:
-    used = trainer(arguments(tmp_path, optim="adamw_scale_free", max_steps=3))
+    args = arguments(tmp_path, optim="adamw_scale_free", max_steps=3)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        check_training_optimizer(used.args)
-        used.train()
+        check_training_optimizer(args)
+        assert not caught
+        trainer(args).train()
     assert len([w for w in caught if "max_grad_norm" in str(w.message)]) == 1
 
 
@@ -101,7 +103,8 @@ def test_fsdp_that_accelerate_ignores(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     (sentence,) = said(used.args)
     assert sentence.startswith("FSDP was asked for, but accelerate ignores it on device 'cpu' with 1 process(es)")
-    monkeypatch.setitem(AcceleratorState._shared_state, "distributed_type", "FSDP")
+    for state in (AcceleratorState, PartialState):
+        monkeypatch.setitem(state._shared_state, "distributed_type", DistributedType.FSDP)
     assert said(used.args) == []
 
 
@@ -127,7 +130,7 @@ def test_deepspeed_that_replaces_the_optimizer(
         return
     sentence = "accelerate would put DeepSpeedCPUAdam in the place of 'proxadam': set \"zero_force_ds_cpu_optimizer\""
     with pytest.raises(ValueError, match=sentence):
-        used.train()
+        used.create_optimizer()
     with pytest.raises(ValueError, match=sentence):
         get_optimizer("proxadam", Layers())
 

@@ -58,8 +58,8 @@ def test_the_logged_rate_is_the_schedulers(schedule: str, name: str, tmp_path: P
         logged = [entry["learning_rate"] for entry in used.state.log_history if "learning_rate" in entry]
         rates[optim] = (note.rates, logged)
         assert note.moved == [rate > 0 for rate in note.rates]
-        # The Trainer logs after the scheduler's step: the rate that the next step is taken with.
-        assert logged[:-1] == note.rates[1:]
+        # Transformers 5 logs the rate that a step was taken with, and 4 the rate of the next one.
+        assert logged == note.rates or logged[:-1] == note.rates[1:]
     if schedule == "reduce on plateau":
         assert rates[name][1][0] == 0.05 > rates[name][1][-1]
     else:
