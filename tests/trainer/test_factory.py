@@ -1,5 +1,6 @@
 """get_optimizer: the catalog for loops without the Trainer."""
 
+import re
 from typing import Any
 
 import pytest
@@ -68,7 +69,7 @@ def test_a_raw_loop_with_accelerate_learns() -> None:
         (
             "proxadamm",
             {},
-            "There is no optimizer 'proxadamm'; known are proxadam, proxadam_scale_free, adamw_scale_fre",
+            "There is no optimizer 'proxadamm'; known are proxadam, proxadam_scale_free,",
         ),
         ("proxadam", {"epsilon": 1}, "'proxadam' has no option 'epsilon'; it knows amsgrad, betas,"),
         ("adam_l2", {"proximal": "l1"}, "'adam_l2' has no option 'proximal'"),
@@ -78,9 +79,8 @@ def test_a_raw_loop_with_accelerate_learns() -> None:
     ],
 )
 def test_wrong_input_gets_one_sentence(name: str, options: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=re.escape(sentence)) as error:
         get_optimizer(name, Layers(), **options)
-    assert str(error.value).startswith(sentence) or sentence in str(error.value)
     assert "\n" not in str(error.value)
 
 
