@@ -9,6 +9,7 @@ import torch
 from transformers import HfArgumentParser, Trainer, TrainingArguments
 
 from hf_proxadam import AdamL2, ProxAdam, get_optimizer
+from hf_proxadam.study.optimizers import check_training_optimizer
 from hf_proxadam.trainer import groups
 from tests.trainer.small import Layers, arguments, trainer
 
@@ -106,6 +107,12 @@ def test_what_has_no_effect_is_refused(changes: dict[str, Any], sentence: str, t
     with pytest.raises(ValueError, match=re.escape(sentence)) as error:
         used.train()
     assert "\n" not in str(error.value)
+
+
+def test_the_check_before_a_run_needs_no_model(tmp_path: Path) -> None:
+    check_training_optimizer(l1(tmp_path, optim_target_modules=["of a model that is not there yet"]))
+    with pytest.raises(ValueError, match="'adam_l2' has none"):
+        check_training_optimizer(l1(tmp_path, optim="adam_l2", optim_args=None, optim_target_modules=["first"]))
 
 
 def test_without_the_model_nothing_is_selected_silently(tmp_path: Path) -> None:
