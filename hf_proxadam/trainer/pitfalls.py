@@ -119,9 +119,8 @@ def divides_loss_itself(model: torch.nn.Module) -> bool:
     except (OSError, TypeError, SyntaxError):
         return False
     losses = [node for node in ast.walk(source) if isinstance(node, ast.Call) and _computes_loss(node.func)]
-    return bool(losses) and not any(
-        keyword.arg in (None, "num_items_in_batch") for c in losses for keyword in c.keywords
-    )
+    handed_on = {keyword.arg for call in losses for keyword in call.keywords}  # None stands for **kwargs
+    return bool(losses) and not handed_on & {None, "num_items_in_batch"}
 
 
 def _computes_loss(function: ast.expr) -> bool:
