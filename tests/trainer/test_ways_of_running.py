@@ -1,0 +1,99 @@
+"""The same script on one process, two, with accumulation, FSDP2 and ZeRO: one trajectory for every registered name.
+
+The global batch is the same in all ways; ways_worker.py is the script. A way is also stopped in the middle of an epoch and
+resumed in new processes.
+"""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hf_proxadam.trainer.catalog import CATALOG
+
+from .ways_worker import STEPS, WAYS
+
+WORKER = Path(__file__).with_name("ways_worker.py")
+Results = dict[str, dict[str, Any]]
+DISTRIBUTED_TYPE = {"single": "NO", "accumulation": "NO", "ddp": "MULTI_CPU", "ddp_accumulation": "MULTI_CPU"}
+
+
+def run(way: str, folder: Path) -> dict[str, Results]:
+    """The results of a way: {"whole" or "resumed": {name: what the worker left}}."""
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    command = [sys.executable, str(WORKER), way, str(folder), *CATALOG]
+    with subprocess.Popen(
+        command, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            output = process.communicate(timeout=900)[0]
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # the ranks, too
+            raise
+    assert process.returncode == 0, output
+    return {
+        part: {name: torch.load(folder / name / f"{part}.pt", weights_only=True) for name in CATALOG}
+        for part in ("whole", "resumed")
+    }
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Results]:
+    return run("single", tmp_path_factory.mktemp("single"))
+
+
+def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max((a[key] - b[key]).abs().max().item() for key in a)
+
+
+def check(way: str, results: dict[str, Results], single: dict[str, Results]) -> None:
+    """The right optimizer ran in the right way, to the same parameters, unbroken and resumed."""
+    for name, entry in CATALOG.items():
+        whole, resumed, expected = results["whole"][name], results["resumed"][name], single["whole"][name]
+        label = f"{name}, {way}"
+        for ran in (whole["ran"], resumed["ran"]):
+            assert ran["class"] == entry.cls.__name__, label
+            assert ran["eps"] == entry.defaults.get("eps", 1e-8), label
+            assert ran["processes"] == WAYS[way]["processes"], label
+            assert ran["distributed_type"] == DISTRIBUTED_TYPE.get(way, "FSDP" if "fsdp" in way else "DEEPSPEED"), label
+            assert ran["steps"] == [STEPS], label
+            # Sharded ways keep half of the moments on each of two processes (and DeepSpeed's padding).
+            share = ran["moments_here"] / expected["ran"]["moments_here"]
+            assert share == 1 if way in DISTRIBUTED_TYPE else 0.5 <= share < 0.51, label
+        assert largest_difference(whole["parameters"], expected["parameters"]) <= 1e-6, label
+        assert largest_difference(resumed["parameters"], whole["parameters"]) == 0, f"{label}, resumed"
+
+
+def test_on_one_process(single: dict[str, Results]) -> None:
+    check("single", single, single)
+    # What follows would mean little if the training did little, or the same whatever the optimizer.
+    trained = [single["whole"][name]["parameters"] for name in ("proxadam", "adam_l2", "adamw_atan2")]
+    assert all(largest_difference(a, b) > 1e-4 for a in trained for b in trained if a is not b)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "accumulation",
+        "ddp",
+        "fsdp2_sharded",
+        *(pytest.param(way, marks=pytest.mark.slow) for way in ("ddp_accumulation", "fsdp2_full")),
+    ],
+)
+def test_every_way_is_the_same(way: str, single: dict[str, Results], tmp_path: Path) -> None:
+    check(way, run(way, tmp_path), single)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed (extra: deepspeed)")
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_deepspeed_zero(stage: int, single: dict[str, Results], tmp_path: Path) -> None:
+    check(f"zero{stage}", run(f"zero{stage}", tmp_path), single)
