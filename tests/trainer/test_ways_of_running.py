@@ -93,7 +93,9 @@ def test_every_way_is_the_same(way: str, single: dict[str, Results], tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed (extra: deepspeed)")
+@pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed (extra: deepspeed)"
+)
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_deepspeed_zero(stage: int, single: dict[str, Results], tmp_path: Path) -> None:
     check(f"zero{stage}", run(f"zero{stage}", tmp_path), single)

@@ -27,8 +27,10 @@ GLOBAL_BATCH, ROWS, LENGTH, VOCABULARY = 8, 24, 16, 32  # 3 steps make an epoch:
 
 
 def sharding(state_dict_type: str) -> dict[str, Any]:
-    config = {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "state_dict_type": state_dict_type}
-    return {"processes": 2, "options": {"fsdp": True, "fsdp_config": config}}
+    # Before 5, the Trainer left version and form to what `accelerate launch` puts into the environment.
+    environment = {"FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": state_dict_type}
+    options = {"fsdp": "full_shard auto_wrap", "fsdp_config": {"version": 2, "state_dict_type": state_dict_type}}
+    return {"processes": 2, "environment": environment, "options": options}
 
 
 def zero(stage: int) -> dict[str, Any]:
@@ -38,7 +40,6 @@ def zero(stage: int) -> dict[str, Any]:
         "gradient_accumulation_steps": "auto",
         "gradient_clipping": "auto",
         "zero_optimization": {"stage": stage},
-        "zero_allow_untested_optimizer": True,
     }
     return {"processes": 2, "options": {"deepspeed": config}}
 
@@ -77,29 +78,10 @@ class Stop(TrainerCallback):
         control.should_training_stop = state.global_step >= STOP
 
 
-def trainer(way: str, name: str, folder: Path) -> Trainer:
-    """What a user's script does; WAY is only the launch and the arguments."""
-    processes, options = WAYS[way]["processes"], WAYS[way]["options"]
-    args = TrainingArguments(
-        output_dir=str(folder),
-        optim=name,
-        learning_rate=1e-3,
-        weight_decay=0.1,
-        warmup_steps=3,
-        lr_scheduler_type="cosine",
-        max_steps=STEPS,
-        max_grad_norm=0.0,  # clipped gradients would hide a wrong factor
-        save_steps=STOP,
-        per_device_train_batch_size=GLOBAL_BATCH // processes // options.get("gradient_accumulation_steps", 1),
-        use_cpu=True,
-        report_to=[],
-        disable_tqdm=True,
-        logging_strategy="no",
-        seed=0,
-        **options,
-    )
+def tiny_llama() -> LlamaForCausalLM:
+    """No biases: those of keys have no gradient but rounding errors, which a scale-free update would follow."""
     torch.manual_seed(0)
-    model = LlamaForCausalLM(
+    return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=VOCABULARY,
             hidden_size=16,
@@ -110,8 +92,36 @@ def trainer(way: str, name: str, folder: Path) -> Trainer:
             tie_word_embeddings=False,
         )
     )
+
+
+def rows() -> list[dict[str, torch.Tensor]]:
     tokens = torch.randint(VOCABULARY, (ROWS, LENGTH), generator=torch.Generator().manual_seed(1))
-    return Trainer(model, args, train_dataset=[{"input_ids": row, "labels": row} for row in tokens])
+    return [{"input_ids": row, "labels": row} for row in tokens]
+
+
+def arguments(way: str, name: str, folder: Path, **more: Any) -> TrainingArguments:
+    """What a user gives; WAY is only the launch and a few options."""
+    processes, options = WAYS[way]["processes"], WAYS[way]["options"]
+    defaults = {
+        "learning_rate": 1e-3,
+        "weight_decay": 0.1,
+        "warmup_steps": 3,
+        "lr_scheduler_type": "cosine",
+        "max_steps": STEPS,
+        "max_grad_norm": 0.0,  # clipping by norm would hide a wrong factor
+        "save_steps": STOP,
+        "per_device_train_batch_size": GLOBAL_BATCH // processes // options.get("gradient_accumulation_steps", 1),
+        "seed": 0,
+        "use_cpu": True,
+        "report_to": [],
+        "disable_tqdm": True,
+        "logging_strategy": "no",
+    }
+    return TrainingArguments(output_dir=str(folder), optim=name, **{**defaults, **options, **more})
+
+
+def trainer(way: str, name: str, folder: Path) -> Trainer:
+    return Trainer(tiny_llama(), arguments(way, name, folder), train_dataset=rows())
 
 
 def parameters(used: Trainer) -> dict[str, torch.Tensor]:
@@ -180,6 +190,7 @@ def launch(way: str, part: str, folder: Path, names: list[str]) -> None:
         if world > 1:
             where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
             os.environ.update({k: str(v) for k, v in {**where, "RANK": rank, "LOCAL_RANK": rank}.items()})
+        os.environ.update(WAYS[way].get("environment", {}))
         train(way, part, folder, names)
         sys.exit()
     while ranks:
