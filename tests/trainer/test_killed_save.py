@@ -1,7 +1,7 @@
 """kill -9 while the Trainer writes a checkpoint: what is torn is refused, and the one before goes on bit by bit.
 
-The Trainer writes trainer_state.json last: a checkpoint that has none is not whole. `resume_from_checkpoint=True` takes the
-newest folder all the same and stops at the missing file, so a user gives the newest whole one by name.
+The Trainer writes trainer_state.json last: a checkpoint that has none is not whole. `resume_from_checkpoint=True` takes
+the newest folder all the same and stops at the missing file, so a user gives the newest whole one by name.
 """
 
 import os

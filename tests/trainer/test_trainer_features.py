@@ -39,7 +39,7 @@ def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], toleran
 
 @every_name
 def test_an_overflow_changes_nothing(name: str) -> None:
-    """fp16 autocast and a GradScaler, on accelerate's optimizer, as the Trainer does it (on the CPU it refuses fp16)."""
+    """fp16 autocast and a GradScaler on accelerate's optimizer, as in the Trainer, which refuses fp16 on the CPU."""
     Accelerator(cpu=True)  # AcceleratedOptimizer asks for its state
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))

@@ -1,7 +1,7 @@
 """The same script on one process, two, with accumulation, FSDP2 and ZeRO: one trajectory for every registered name.
 
-The global batch is the same in all ways; ways_worker.py is the script. A way is also stopped in the middle of an epoch and
-resumed in new processes.
+The global batch is the same in all ways; ways_worker.py is the script. A way is also stopped in the middle of an epoch
+and resumed in new processes.
 """
 
 import importlib.util
@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from hf_proxadam.trainer.catalog import CATALOG
 
-from .ways_worker import STEPS, WAYS
+from .ways_worker import STEPS, STOP, WAYS, trainer
 
 WORKER = Path(__file__).with_name("ways_worker.py")
 Results = dict[str, dict[str, Any]]
@@ -45,8 +47,13 @@ def run(way: str, folder: Path) -> dict[str, Results]:
 
 
 @pytest.fixture(scope="module")
-def single(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Results]:
-    return run("single", tmp_path_factory.mktemp("single"))
+def single_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("single")
+
+
+@pytest.fixture(scope="module")
+def single(single_folder: Path) -> dict[str, Results]:
+    return run("single", single_folder)
 
 
 def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
@@ -88,8 +95,27 @@ def test_on_one_process(single: dict[str, Results]) -> None:
         *(pytest.param(way, marks=pytest.mark.slow) for way in ("ddp_accumulation", "fsdp2_full")),
     ],
 )
-def test_every_way_is_the_same(way: str, single: dict[str, Results], tmp_path: Path) -> None:
+def test_every_way_is_the_same(way: str, single: dict[str, Results], single_folder: Path, tmp_path: Path) -> None:
     check(way, run(way, tmp_path), single)
+    if way == "fsdp2_sharded":
+        check_one_process_reads(tmp_path, single_folder)
+
+
+def check_one_process_reads(sharded: Path, plain: Path) -> None:
+    """A sharded checkpoint is torch.distributed.checkpoint's: one process without FSDP reads it, to the same state."""
+    for name in CATALOG:
+        checkpoint = Path(name) / "stopped" / f"checkpoint-{STOP}"
+        used = trainer("single", name, sharded / name / "read")
+        optimizer = used.create_optimizer()
+        target = {"optimizer": get_optimizer_state_dict(used.model, optimizer)}
+        dcp.load(target, checkpoint_id=sharded / checkpoint / "optimizer_0", no_dist=True)
+        set_optimizer_state_dict(used.model, optimizer, target["optimizer"])
+        expected = torch.load(plain / checkpoint / "optimizer.pt", weights_only=True)
+        found = optimizer.state_dict()
+        assert [g["lr"] for g in found["param_groups"]] == [g["lr"] for g in expected["param_groups"]]
+        assert [g["initial_lr"] for g in found["param_groups"]] == [g["initial_lr"] for g in expected["param_groups"]]
+        assert max(state["exp_avg"].abs().max() for state in expected["state"].values()) > 1e-3
+        torch.testing.assert_close(found["state"], expected["state"], rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -2,9 +2,9 @@
 
     python ways_worker.py WAY FOLDER NAME...
 
-First each NAME is trained without a break (FOLDER/NAME/whole.pt), and once more, stopped at half the steps; then, in new
-processes, it goes on from there (FOLDER/NAME/resumed.pt). The files hold the parameters and what really ran. Ranks find
-one another by torchrun's environment variables; they are forks, so that the libraries are imported once.
+First each NAME is trained without a break (FOLDER/NAME/whole.pt), and once more, stopped at half the steps; then, in
+new processes, it goes on from there (FOLDER/NAME/resumed.pt). The files hold the parameters and what really ran. Ranks
+find one another by torchrun's environment variables; they are forks, so that the libraries are imported once.
 """
 
 import os
