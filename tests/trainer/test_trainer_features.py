@@ -1,8 +1,10 @@
 """What a Trainer does beside plain steps: mixed precision, compiled models, gradient checkpointing, model_init."""
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -20,8 +22,9 @@ STEPS = 6
 
 def train(name: str, folder: Path, resume: str | None = None, **options: Any) -> Trainer:
     options = {"max_steps": STEPS, "save_steps": STEPS // 2, **options}
-    used = Trainer(tiny_llama(), arguments("single", name, folder, **options), train_dataset=rows())
-    used.train(resume_from_checkpoint=resume)
+    with mock.patch.dict(os.environ):  # precision and compiler are written there, for the next Trainer to find
+        used = Trainer(tiny_llama(), arguments("single", name, folder, **options), train_dataset=rows())
+        used.train(resume_from_checkpoint=resume)
     assert used.state.global_step == STEPS
     assert type(used.optimizer.optimizer) is CATALOG[name].cls
     return used
@@ -107,6 +110,7 @@ def test_torch_compile(backend: str, tmp_path: Path) -> None:
     assert isinstance(compiled.model_wrapped, torch._dynamo.OptimizedModule)
     plain = train(name, tmp_path / "plain")
     assert_equal(parameters(compiled), parameters(plain), tolerance=1e-6)
+    assert not isinstance(plain.model_wrapped, torch._dynamo.OptimizedModule)
     resumed = train(name, tmp_path / "plain", resume=str(tmp_path / "compiled" / f"checkpoint-{STEPS // 2}"))
     assert_equal(parameters(resumed), parameters(plain), tolerance=1e-6)
 
