@@ -1,12 +1,15 @@
 """`hf-proxadam`: the command line."""
 
 import argparse
-import shlex
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from hf_proxadam.report.persistence import HubError
 from hf_proxadam.study import RunnerError
+
+_FOLDER = "what `compare` or a fine-tuning script left as its output folder"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,8 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what stands after the program's name; default: `sys.argv`.
 
     Returns:
-        The exit code: 0 done, 1 cells failed for good or can't be run, 2 bad input (with one sentence on standard
-        error), 130 Ctrl-C.
+        The exit code: 0 done, 1 cells failed for good or can't be run, the Hub refused, or a card is wrong, 2 bad input
+        (with one sentence on standard error), 130 Ctrl-C.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -26,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"hf-proxadam: {error}", file=sys.stderr)
         return 2
-    except RunnerError as error:
+    except (RunnerError, HubError) as error:
         print(f"hf-proxadam: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -36,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="hf-proxadam", description="Proximal and scale-free AdamW for transformers: names, comparisons, reports."
+        prog="hf-proxadam", description="Proximal and scale-free AdamW for transformers: names, comparisons, cards."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -47,9 +50,22 @@ def _parser() -> argparse.ArgumentParser:
     add_compare_arguments(compare)
     compare.set_defaults(run=_compare)
 
-    report = commands.add_parser("report", help="make the report of a study folder again, from its files alone")
-    report.add_argument("folder", type=Path, metavar="FOLDER", help="what `compare` left as its output folder")
+    report = commands.add_parser("report", help="make the card of a study or a model again, from its files alone")
+    report.add_argument("folder", type=Path, metavar="FOLDER", help=_FOLDER)
     report.set_defaults(run=_report)
+
+    publish = commands.add_parser("publish", help="publish a study (as a dataset) or a model on the Hub")
+    publish.add_argument("folder", type=Path, metavar="FOLDER", help=_FOLDER)
+    publish.add_argument("--repo-id", metavar="ORG/NAME", help="the repository; made where it is missing")
+    publish.add_argument("--private", action="store_true", help="make it a private repository")
+    publish.add_argument(
+        "--dry-run", action="store_true", help="list and check what would be published; no token needed"
+    )
+    publish.set_defaults(run=_publish)
+
+    verify = commands.add_parser("verify", help="compute a card's numbers and figures once more, and compare")
+    verify.add_argument("place", metavar="FOLDER|ORG/NAME", help="a folder, or a repository on the Hub")
+    verify.set_defaults(run=_verify)
     return parser
 
 
@@ -103,6 +119,40 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _publish(options: argparse.Namespace) -> int:
+    from hf_proxadam.report import hub, publish
+
+    if options.repo_id is not None:
+        hub.check_name(options.repo_id)
+    elif not options.dry_run:
+        raise ValueError("There is no --repo-id ORG/NAME to publish to; --dry-run shows what would be published.")
+    contents, open_questions = publish.prepare(options.folder)
+    told, is_fine = publish.describe(contents, open_questions)
+    if options.dry_run or not is_fine:
+        print(told)
+        print("Nothing was sent." if is_fine else "Nothing was sent: the card's metadata is not what the Hub expects.")
+        return 0 if is_fine else 1
+    done = hub.publish(contents, options.repo_id, private=options.private)
+    print(done.told)
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from hf_proxadam.report import hub
+    from hf_proxadam.report.verify import verify
+
+    with tempfile.TemporaryDirectory(prefix="hf-proxadam-") as scratch:
+        is_local = Path(options.place).exists()
+        wrong, open_questions = verify(Path(options.place) if is_local else hub.fetch(options.place, Path(scratch)))
+    for sentence in open_questions:
+        print(f"Not compared: {sentence}")
+    for sentence in wrong:
+        print(f"hf-proxadam: {sentence}", file=sys.stderr)
+    if not wrong:
+        print(f"{options.place}: the card says what the data beside it give.")
+    return 1 if wrong else 0
+
+
 def _make_report(folder: Path) -> None:
     from hf_proxadam import report
 
@@ -110,8 +160,8 @@ def _make_report(folder: Path) -> None:
 
 
 def _command() -> list[str]:
-    """The command line as it would be typed, without where this machine keeps its programs."""
-    return [Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])]
+    """The command line, argument by argument, without where this machine keeps its programs."""
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
 if __name__ == "__main__":

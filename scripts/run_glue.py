@@ -7,24 +7,25 @@
 All of `transformers.TrainingArguments` can be given. It trains and evaluates, unless `--do_train`, `--do_eval` or
 `--do_predict` (which writes the benchmark's submission files, such as MRPC.tsv) ask for something else. Data comes from
 the Hub, or with `--dataset_path FOLDER` from FOLDER/<task_name>/train*.parquet and so on. The output folder then holds
-the model, `all_results.json`, `run.json` (command, versions, the optimizer that really ran) and the gradient scales in
-`scales/*.parquet`.
+the model, `all_results.json`, `run.json` (command, versions, the optimizer that really ran), the gradient scales in
+`scales/*.parquet` and the model card, `README.md`. With `--push_to_hub` (`--hub_model_id ORG/NAME`,
+`--hub_private_repo`) it is published at the end.
 """
 
 import dataclasses
 import logging
-import shlex
-import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 
 import hf_proxadam  # noqa: F401  (registers the optimizers with transformers)
-from hf_proxadam import atomic
+from hf_proxadam.report import make as make_card
+from hf_proxadam.report.persistence import HubError
+from hf_proxadam.report.pushing import Destination, take_over
 from hf_proxadam.scales import GradientScaleCallback
-from hf_proxadam.study.optimizers import check_training_optimizer, describe_optimizer
-from hf_proxadam.study.store import environment
+from hf_proxadam.study import run_record
+from hf_proxadam.study.optimizers import check_training_optimizer
 from hf_proxadam.tasks.base import unscaled
 from hf_proxadam.tasks.glue import GLUE, GlueTask
 
@@ -61,6 +62,12 @@ class GlueArguments:
     record_scales_every: int = dataclasses.field(
         default=10, metadata={"help": "Record the gradient scales every so many steps; 0 for never."}
     )
+    license: str | None = dataclasses.field(
+        default=None, metadata={"help": "The model's licence, for its card; default: that of the base model's card."}
+    )
+    base_model: str | None = dataclasses.field(
+        default=None, metadata={"help": "The base model's name on the Hub, for the card of one read from a folder."}
+    )
 
 
 class Parser(HfArgumentParser):
@@ -75,8 +82,8 @@ def main() -> None:
     parser = Parser((GlueArguments, TrainingArguments), description="Fine-tune on GLUE and record gradient scales.")
     try:
         glue, training = parser.parse_args_into_dataclasses()
-        task, trainer = prepare(glue, training)
-    except ValueError as error:
+        task, trainer, destination = prepare(glue, training)
+    except (ValueError, HubError) as error:
         parser.error(str(error))
 
     folder = Path(training.output_dir)
@@ -86,7 +93,7 @@ def main() -> None:
         trainer.save_state()
         report(trainer, "train", trained.metrics)
         if trainer.is_world_process_zero():
-            atomic.write_json(folder / "run.json", describe(trainer, glue))
+            run_record.write(trainer, dataclasses.asdict(glue), task.describe(), glue.license, glue.base_model)
     if training.do_eval:
         report(trainer, "eval", trainer.evaluate())
         main = "eval"
@@ -101,16 +108,27 @@ def main() -> None:
             predictions = trainer.predict(rows).predictions
             if trainer.is_world_process_zero():
                 task.write_submission(folder / file, rows, predictions)
+    if trainer.is_world_process_zero() and (folder / run_record.FILE_NAME).is_file():
+        logger.info("The card: %s", make_card(folder))
+        try:
+            if destination is not None:
+                logger.info(destination.publish(folder))
+        except HubError as error:
+            parser.exit(1, f"run_glue.py: {error}\n")
 
 
-def prepare(glue: GlueArguments, training: TrainingArguments) -> tuple[GlueTask, Trainer]:
+def prepare(glue: GlueArguments, training: TrainingArguments) -> tuple[GlueTask, Trainer, Destination | None]:
     """Check everything and load data and model, so that what is wrong is said before the first step."""
     if glue.record_scales_every < 0:
         raise ValueError(f"record_scales_every is {glue.record_scales_every}; it must be at least 1, or 0 for never.")
     if Path(training.output_dir).is_file():
         raise ValueError(f"output_dir is {training.output_dir!r}, which is a file; give a folder.")
-    if not (training.do_train or training.do_eval or training.do_predict):
+    # Given an --eval_strategy, TrainingArguments turns do_eval on: that asks for evaluations of a training, too.
+    asked = training.do_train or training.do_predict or (training.do_eval and training.eval_strategy == "no")
+    if not asked:
         training.do_train = training.do_eval = True
+    if training.push_to_hub and not training.do_train:
+        raise ValueError("--push_to_hub publishes what was trained: give --do_train, or use `hf-proxadam publish`.")
     resume, scales = training.resume_from_checkpoint, Path(training.output_dir) / "scales"
     if resume and not Path(resume).is_dir():
         raise ValueError(f"resume_from_checkpoint is {resume!r}, but there is no such folder.")
@@ -126,6 +144,7 @@ def prepare(glue: GlueArguments, training: TrainingArguments) -> tuple[GlueTask,
             "Gradients are clipped at norm %g: updates then depend on their scale; --max_grad_norm 0 turns it off.",
             training.max_grad_norm,
         )
+    destination = take_over(training)
     # On several processes the first one tokenises, and the others read its cache.
     labelled = training.do_train or training.do_eval
     with training.main_process_first(desc="tokenising"):
@@ -144,25 +163,13 @@ def prepare(glue: GlueArguments, training: TrainingArguments) -> tuple[GlueTask,
     )
     if glue.record_scales_every:
         trainer.add_callback(GradientScaleCallback(every=glue.record_scales_every))
-    return task, trainer
+    return task, trainer, destination
 
 
 def report(trainer: Trainer, split: str, metrics: dict[str, Any]) -> None:
     """Print a split's metrics and write them to the output folder (rank 0 only)."""
     trainer.log_metrics(split, metrics)
     trainer.save_metrics(split, metrics)
-
-
-def describe(trainer: Trainer, glue: GlueArguments) -> dict[str, Any]:
-    """Say what ran: the command, the versions, and the live optimizer in place of what the arguments claim."""
-    return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "environment": environment(),
-        "glue": dataclasses.asdict(glue),
-        "optimizer": describe_optimizer(trainer.optimizer),
-        "max_grad_norm": trainer.args.max_grad_norm,
-        "seed": trainer.args.seed,
-    }
 
 
 if __name__ == "__main__":

@@ -126,4 +126,4 @@ def test_ctrl_c_exits_with_130_and_says_how_to_go_on(study_file, monkeypatch, ca
 
 def test_the_command_on_record_has_no_path_of_this_machine(monkeypatch):
     monkeypatch.setattr("sys.argv", ["/somewhere/bin/hf-proxadam", "compare", "a b.yaml"])
-    assert cli._command() == ["hf-proxadam", "compare", "'a b.yaml'"]
+    assert cli._command() == ["hf-proxadam", "compare", "a b.yaml"]

@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
 from hf_proxadam import scales
+from hf_proxadam.report.verify import verify
+from tests.hub_server import client_environment, serving
 from tests.tasks.glue_data import write_bert, write_glue
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -85,8 +88,15 @@ def test_run_glue_learns_and_leaves_metrics_scales_and_the_live_optimizer(run_gl
     assert record["optimizer"]["class"] == "hf_proxadam.optim.proxadam.ProxAdam"
     assert record["optimizer"]["defaults"]["decay_schedule"] == "relative"
     assert record["optimizer"]["defaults"]["lr"] == 5e-3
-    assert record["command"].startswith("run_glue.py --task_name=mrpc ")
+    assert record["command"][:2] == ["run_glue.py", "--task_name=mrpc"]
+    assert record["training"]["learning_rate"] == 5e-3
+    assert record["task"]["splits"]["test"] == {"of": "validation", "examples": 48}
     assert (out / "model.safetensors").is_file()
+    assert verify(out) == ([], [])
+    scores = ModelCard.load(out / "README.md").data.eval_results
+    assert {score.metric_type: score.metric_value for score in scores} == {
+        name: results[f"test_{name}"] for name in ("accuracy", "f1")
+    }
 
 
 def test_run_glue_evaluates_only_where_only_that_is_asked_for(run_glue, arguments, tmp_path):
@@ -166,6 +176,11 @@ def test_two_runs_with_one_seed_are_bit_equal(run_glue, arguments, tmp_path):
         ({"record_scales_every": -1}, "record_scales_every is -1; it must be at least 1, or 0 for never."),
         ({"resume_from_checkpoint": "nowhere"}, "resume_from_checkpoint is 'nowhere', but there is no such folder."),
         ({"optimm": "x"}, "--optimm=x"),
+        ({"push_to_hub": True, "hub_strategy": "all_checkpoints"}, "checkpoints are never published"),
+        ({"push_to_hub": True, "hub_always_push": True}, "--hub_always_push has no effect here"),
+        ({"push_to_hub": True, "hub_model_id": "a b/c"}, "'a b/c' can't be the name of a repository"),
+        ({"push_to_hub": True, "hub_model_id": "ada/x"}, "ada/x can't be reached: HF_HUB_OFFLINE is set"),
+        ({"push_to_hub": True, "do_eval": True}, "--push_to_hub publishes what was trained"),
     ],
 )
 def test_bad_input_gets_one_sentence_and_exit_code_2(run_glue, arguments, changes, sentence, capsys):
@@ -176,6 +191,32 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(run_glue, arguments, change
     assert error.splitlines()[-1].startswith("run_glue.py: ")
     assert sentence in error.splitlines()[-1]
     assert "Traceback" not in error
+
+
+def test_run_glue_publishes_once_and_not_by_the_trainers_own_push(arguments, tmp_path):
+    """The Trainer would commit at every save, with checkpoints, training_args.bin and a card of its own."""
+    saving = {"save_strategy": "steps", "save_steps": 4, "num_train_epochs": 1, "hub_token": "hf_ada"}
+    pushing = {"push_to_hub": True, "hub_private_repo": True}
+    with serving() as hub:
+        command = [sys.executable, SCRIPTS / "run_glue.py", *arguments(**saving, **pushing)]
+        env = client_environment(hub, tmp_path / "home")
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert f"{hub.endpoint}/ada/out is published" in done.stderr
+        repo = hub.repos["model", "ada/out"]  # the folder's name, with the owner of the token before it
+    assert repo.private
+    assert len(repo.commits) == 2
+    out = tmp_path / "out"
+    for name in ("README.md", "model.safetensors", "all_results.json"):
+        assert repo.files[name] == (out / name).read_bytes()
+    assert not [path for path in repo.files if "checkpoint" in path or path.endswith((".bin", ".pt", ".pth"))]
+    assert b"hf_ada" not in b"".join(repo.files.values())
+    assert "hf_ada" not in (out / "run.json").read_text()
+
+
+def test_an_eval_strategy_asks_for_a_training_too(run_glue, arguments, tmp_path):
+    run_glue(arguments(eval_strategy="epoch", num_train_epochs=1, record_scales_every=0))
+    assert (tmp_path / "out" / "train_results.json").is_file()
 
 
 def test_compare_is_the_command_of_the_same_name(monkeypatch, capsys):

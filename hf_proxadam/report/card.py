@@ -1,20 +1,19 @@
 """The result card: Markdown with the Hub's metadata, made from the data beside it."""
 
 import pandas as pd
-from huggingface_hub import DatasetCard, DatasetCardData
+from huggingface_hub import DatasetCardData
 
-from hf_proxadam.report import provenance, scales, text
+from hf_proxadam.report import provenance, sections, text
 from hf_proxadam.report.data import Contents
 from hf_proxadam.report.metric import Metric
-from hf_proxadam.report.text import escape, number
+from hf_proxadam.report.text import escape
 from hf_proxadam.report.verdict import verdict
 from hf_proxadam.study import statistics
 
-PAPER_URL = "https://arxiv.org/abs/2202.00089"
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 
 _ONE_SCALE = "One colour scale for all panels."
-_CAPTIONS = {
+CAPTIONS = {
     "test_error.png": f"Test error, mean over seeds, for every learning rate and weight decay. {_ONE_SCALE}",
     "learning_curves.png": "Training loss and validation metric at each optimizer's chosen cell.",
     "gradient_scales.png": f"Scale of the gradients per module and step at the chosen cells. {_ONE_SCALE}",
@@ -42,7 +41,7 @@ def make_card(contents: Contents, figures: list[str]) -> str:
         contents.runs, contents.chosen, contents.metric, contents.greater_is_better, contents.baseline or ""
     )
     results = [name for name in figures if name in ("test_error.png", "learning_curves.png")]
-    sections = [
+    body = [
         f"# Optimizers compared: {escape(contents.study['study']['name'])}",
         _introduction(contents),
         _open_cells(contents),
@@ -62,8 +61,7 @@ def make_card(contents: Contents, figures: list[str]) -> str:
         "## Files",
         provenance.files(contents),
     ]
-    body = "\n\n".join(section for section in sections if section)
-    return str(DatasetCard(f"---\n{metadata(contents).to_yaml()}\n---\n\n{body}\n"))
+    return sections.card(metadata(contents), body)
 
 
 def metadata(contents: Contents) -> DatasetCardData:
@@ -74,7 +72,7 @@ def metadata(contents: Contents) -> DatasetCardData:
         pretty_name=f"Optimizers compared: {contents.study['study']['name']}",
         license="apache-2.0",
         language=["en"],
-        tags=["optimizer", "adamw", "weight-decay", "scale-free", "hf_proxadam", "arxiv:2202.00089"],
+        tags=list(sections.TAGS),
         size_categories=[next((size for limit, size in _SIZES if sum(rows.values()) < limit), "n>1T")],
         configs=[
             {"config_name": name, "data_files": f"{name}.parquet", **({"default": True} if name == "runs" else {})}
@@ -93,7 +91,7 @@ def _introduction(contents: Contents) -> str:
     )
     return (
         f"{names} were compared on the task {escape(study['task'])}, over {provenance.grid(study)}. "
-        f"The question is that of [Understanding AdamW through Proximal Methods and Scale-Freeness]({PAPER_URL}) "
+        f"The question is that of {sections.PAPER} "
         "(Zhuang, Liu, Cutkosky and Orabona, TMLR 2022): does decoupled or proximal weight decay, which leaves the "
         "updates independent of the gradients' scales, do better than an l2 term in the loss (Adam-l2), which does "
         f"not? {recorded}"
@@ -172,34 +170,16 @@ def _scales(contents: Contents) -> str:
         return "None were recorded in this study."
     seeds = contents.runs.set_index("hash")["seed"]
     shown = {contents.label_of[cell_hash]: cell_hash for cell_hash in contents.scales["hash"].unique().to_pylist()}
-    rows = []
-    for label, modules in contents.modules.items():
-        updates, zero_updates = scales.distribution(modules, "update")
-        _, zero_gradients = scales.distribution(modules, "gradient")
-        rows.append(
-            [
-                escape(label),
-                f"{seeds[shown[label]]}",
-                f"{modules['step'].nunique()}",
-                *(number(scales.spread_between_modules(modules, name), ".1f") for name in ("gradient", "update")),
-                number(scales.spread_over_coordinates(updates), ".1f"),
-                number(scales.update_to_weight(modules), ".2g"),
-                *(number(100 * share) for share in (zero_gradients, zero_updates)),
-                f"{modules['nonfinite'].sum():.0f}",
-            ]
-        )
-    header = ["optimizer", "seed", "steps recorded", "gradients: between modules", "updates: between modules"]
-    header += ["updates: over coordinates", "update / weight", "zero gradients (%)", "zero updates (%)", "not finite"]
-    explanation = (
-        "The three columns after the steps are spreads: inter-quartile ranges of log2 of magnitudes, in octaves "
-        "(factors of two). Between modules: of the modules' root mean squares, the median over the recorded steps. "
-        "Over coordinates: of all updates that are not zero. “Update / weight” is the ratio of their root mean "
-        "squares, the median over modules and steps. One run per optimizer is shown, that of the first seed at its "
-        "chosen cell."
+    rows = [
+        [escape(label), f"{seeds[shown[label]]}", *sections.scales_row(modules)]
+        for label, modules in contents.modules.items()
+    ]
+    table = text.table(["optimizer", "seed", *sections.SCALES_HEADER], rows, "l")
+    return (
+        f"{table}\n\n{sections.SCALES_EXPLAINED} One run per optimizer is shown, that of the first seed at its chosen "
+        "cell."
     )
-    return f"{text.table(header, rows, 'l')}\n\n{explanation}"
 
 
 def _figure(name: str) -> str:
-    caption = _CAPTIONS[name]
-    return f"![{caption}](figures/{name})\n\n*{caption}*"
+    return sections.figure(name, CAPTIONS[name])

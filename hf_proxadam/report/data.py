@@ -7,8 +7,7 @@ import dataclasses
 import functools
 import io
 import json
-import re
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,11 +17,11 @@ import pyarrow.parquet as pq
 
 from hf_proxadam import atomic
 from hf_proxadam.report import scales
-from hf_proxadam.report.text import encodable
+from hf_proxadam.report.cleaning import without_paths
 from hf_proxadam.scales import derived
 from hf_proxadam.study import statistics, store
 
-_ABSOLUTE = re.compile(r"^(file:)?(/|~|\\\\|[A-Za-z]:[\\/])")
+STUDY = "study.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,7 +115,7 @@ def collect(folder: Path) -> Contents:
 
 def write(contents: Contents, report: Path) -> None:
     """Write the data files of a report, each of them atomically."""
-    atomic.write_json(report / "study.json", contents.study)
+    atomic.write_json(report / STUDY, contents.study)
     atomic.write_text(report / "runs.csv", contents.runs.to_csv(index=False, lineterminator="\n"))
     _write_parquet(contents.runs, report / "runs.parquet")
     _write_parquet(contents.curves, report / "curves.parquet")
@@ -130,7 +129,7 @@ def read(report: Path) -> Contents:
     """Read the data files of a report."""
     scales_file = report / "scales.parquet"
     return Contents(
-        study=json.loads((report / "study.json").read_text(encoding="utf-8")),
+        study=json.loads((report / STUDY).read_text(encoding="utf-8")),
         runs=pd.read_parquet(report / "runs.parquet"),
         curves=pd.read_parquet(report / "curves.parquet"),
         scales=pq.read_table(scales_file) if scales_file.is_file() else None,
@@ -143,27 +142,6 @@ def chosen_runs(contents: Contents) -> pd.DataFrame:
     order = {label: i for i, label in enumerate(contents.optimizers)}
     keys = runs.assign(optimizer=runs["optimizer"].map(order))
     return runs.loc[keys.sort_values(["optimizer", "status", "seed"], key=_finished_first, kind="stable").index]
-
-
-def without_paths(value: Any) -> Any:
-    """Reduce absolute paths, wherever in `value` they stand, to their last part, so that no home folder is published.
-
-    >>> without_paths(["/home/ada/bin/hf-proxadam", "--output_dir=/data/x", "teacher=/m/a,eps=1"])
-    ['hf-proxadam', '--output_dir=x', 'teacher=a,eps=1']
-    """
-    if isinstance(value, dict):
-        return {without_paths(key): without_paths(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [without_paths(item) for item in value]
-    if not isinstance(value, str):
-        return value
-    return ",".join("=".join(_last_part(part) for part in item.split("=")) for item in encodable(value).split(","))
-
-
-def _last_part(text: str) -> str:
-    if not _ABSOLUTE.match(text):
-        return text
-    return PurePosixPath(PureWindowsPath(text).as_posix()).name or "."
 
 
 def _finished_first(column: "pd.Series[Any]") -> "pd.Series[Any]":

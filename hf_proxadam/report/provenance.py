@@ -1,12 +1,10 @@
 """The card's account of itself: how to make the study again, what it can't say, what lies beside the card."""
 
-import json
-import shlex
 from typing import Any
 
 import pandas as pd
 
-from hf_proxadam.report import text
+from hf_proxadam.report import sections, text
 from hf_proxadam.report.data import Contents
 from hf_proxadam.report.text import escape, plural
 from hf_proxadam.study import statistics
@@ -27,34 +25,21 @@ def grid(study: dict[str, Any]) -> str:
 def reproducibility(contents: Contents) -> str:
     """Command, study, the optimizers that ran, versions and hardware, time."""
     study = contents.study["study"]
-    command = " ".join(shlex.quote(argument) for argument in contents.study.get("command", []))
     seconds = contents.runs["train_seconds"]
-    versions = [[escape(key), escape(_flat(value))] for key, value in contents.study.get("environment", {}).items()]
-    told = "; ".join(f"{key.replace('_', ' ')} {escape(_flat(study[key]))}" for key in _TOLD)
+    told = "; ".join(f"{key.replace('_', ' ')} {escape(sections.flat(study[key]))}" for key in _TOLD)
+    live = [
+        [escape(label), *sections.live_optimizer(contents.study["live_optimizers"].get(label) or {})]
+        for label in contents.optimizers
+    ]
     paragraphs = [
+        *sections.command(contents.study.get("command", [])),
         f"The study, as in `study.json`: {told}.",
         _LIVE,
-        text.table(["optimizer", "class", "defaults"], _live_optimizers(contents), "lll"),
-        "Versions and hardware, as recorded:",
-        text.table(["what", "recorded"], versions, "ll"),
+        text.table(["optimizer", "class", "defaults"], live, "lll"),
+        *sections.versions(contents.study.get("environment", {})),
         f"Training took {text.duration(seconds.sum())} in all; the median run took {text.duration(seconds.median())}.",
     ]
-    if command:
-        paragraphs = ["The command:", text.code_block(command, "console"), *paragraphs]
     return "\n\n".join(paragraphs)
-
-
-def _live_optimizers(contents: Contents) -> list[list[str]]:
-    rows = []
-    for label in contents.optimizers:
-        live = contents.study["live_optimizers"].get(label) or {}
-        defaults = {
-            key: value
-            for key, value in sorted(live.get("defaults", {}).items())
-            if key not in ("lr", "weight_decay") and value is not None and value is not False
-        }
-        rows.append([escape(label), escape(live.get("class", text.NONE)), escape(_flat(defaults) or text.NONE)])
-    return rows
 
 
 def limits(contents: Contents, summary: pd.DataFrame) -> str:
@@ -109,12 +94,3 @@ def files(contents: Contents) -> str:
         del rows[2]
     note = "Every number and figure above is computed from these files; `hash` is what their rows have in common."
     return f"{note}\n\n{text.table(['file', 'content'], rows, 'll')}"
-
-
-def _flat(value: Any) -> str:
-    """A value of the study as one line: `key = value, ...` for a mapping, `(a, b)` for a list."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} = {_flat(item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return f"({', '.join(map(_flat, value))})"
-    return value if isinstance(value, str) else json.dumps(value)

@@ -19,6 +19,7 @@ DPI = 150
 # Okabe and Ito's colours, which people with any kind of colour blindness can tell apart; line styles help too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
+DRAWN_BY = f"matplotlib {matplotlib.__version__}"
 MARK = "#D55E00"  # what must not be overlooked
 MISSING = "#D9D9D9"
 SEQUENTIAL = "viridis"
@@ -101,5 +102,6 @@ def png(figure: Figure) -> bytes:
     """Render `figure`; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    # Which matplotlib drew it: another version may draw the same data with other pixels.
+    figure.savefig(buffer, format="png", metadata={"Software": DRAWN_BY})
     return buffer.getvalue()

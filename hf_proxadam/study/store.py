@@ -10,14 +10,13 @@ Nothing here imports torch, so that a finished study is recognised, and a report
 """
 
 import json
-import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from hf_proxadam import atomic
+from hf_proxadam.study.environment import environment
 
 SCHEMA_VERSION = 1
 CELL_COLUMNS = ("optimizer", "optim", "optim_args", "learning_rate", "weight_decay", "seed")
@@ -155,17 +154,6 @@ def load_curves(folder: Path) -> pd.DataFrame:
     first = ["hash", "step", "epoch", "learning_rate", "train_loss"]
     others = sorted({name for point in points for name in point} - set(first))
     return pd.DataFrame(points, columns=[*first, *others])
-
-
-def environment() -> dict[str, str]:
-    """Versions of what decides a result, read without importing any of it."""
-    versions = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
-    for package in ("hf_proxadam", "torch", "transformers", "accelerate", "datasets", "scikit-learn", "numpy"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
 
 
 def _load(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:

@@ -19,7 +19,17 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hf_proxadam.tasks.glue_data import GLUE, SPLIT_SEED, GlueDataset, first_line, hold_out, load_raw, write_submission
+from hf_proxadam.tasks.glue_data import (
+    GLUE,
+    HUB_DATASET,
+    SPLIT_SEED,
+    GlueDataset,
+    data_state,
+    first_line,
+    hold_out,
+    load_raw,
+    write_submission,
+)
 from hf_proxadam.tasks.glue_metric import GlueMetric
 
 
@@ -124,6 +134,29 @@ class GlueTask:
             for split, file in files.items()
         }
 
+    def describe(self) -> dict[str, Any]:
+        """What the task is, for the record of a run: kind, data (and which state of it), scores and sizes of splits."""
+        first, *others = self._dataset.validation
+        splits = {"validation": first, "train": "train"}
+        if self.has_test:
+            splits = {"validation": "part of train", "test": first, "train": "rest of train"}
+        if others:
+            splits["mismatched"] = others[0]
+        return {
+            "name": self.task_name,
+            "pipeline_tag": "text-classification",
+            "metrics": list(self.metrics),
+            "dataset": {
+                "name": f"GLUE {self.task_name}",
+                "id": HUB_DATASET,
+                "config": self.task_name,
+                "local": self.dataset_path is not None,
+                **data_state(self._raw["train"], self.task_name, self.dataset_path, tuple(self._raw)),
+            },
+            "splits": {name: {"of": of, "examples": len(self._splits[name])} for name, of in splits.items()},
+            "base_model": self.model_name_or_path,
+        }
+
     @functools.cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer."""
@@ -187,14 +220,18 @@ class GlueTask:
         return DataCollatorWithPadding(self.tokenizer)
 
     @functools.cached_property
-    def _splits(self) -> dict[str, datasets.Dataset]:
+    def _raw(self) -> dict[str, datasets.Dataset]:
         if not self.has_train:
             raise ValueError(
                 f"The task {self.task_name!r} has no labelled data: only --do_predict goes, with a model that was "
                 "trained on mnli."
             )
+        return load_raw(self.task_name, self.dataset_path, ("train", *self._dataset.validation))
+
+    @functools.cached_property
+    def _splits(self) -> dict[str, datasets.Dataset]:
+        raw = self._raw
         first, *others = self._dataset.validation
-        raw = load_raw(self.task_name, self.dataset_path, ("train", first, *others))
         parts = {"train": raw["train"], "validation": raw[first]}
         if self.has_test:
             train, held_out = hold_out(raw["train"], self.validation_fraction)

@@ -1,6 +1,8 @@
 """The data of the GLUE benchmark, from the Hub or from a local folder: read, checked, and written as submissions."""
 
 import dataclasses
+import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from hf_proxadam import atomic
 HUB_DATASET = "nyu-mll/glue"
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 SPLIT_SEED = 0
+_COMMIT = re.compile(r"^[0-9a-f]{40}$")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,6 +135,28 @@ def load_raw(task_name: str, dataset_path: str | None, splits: Sequence[str]) ->
         hidden = name in GLUE[task_name].submissions
         _check_split(found[name], GLUE[task_name], f"{place}, split {name}", labelled=not hidden)
     return {name: found[name] for name in splits}
+
+
+def data_state(
+    train: datasets.Dataset, task_name: str, dataset_path: str | None, splits: Sequence[str]
+) -> dict[str, str | None]:
+    """Which state of the data it is: `revision`, the commit of the Hub's dataset, or `sha256` of the local files.
+
+    Args:
+        train: the training data as `load_raw` gives them.
+        task_name: a key of `GLUE`.
+        dataset_path: where they were read from, None for the Hub.
+        splits: the splits that were read.
+    """
+    if dataset_path is not None:
+        _, files = _data_files(Path(dataset_path).expanduser() / task_name, splits)
+        digest = hashlib.sha256()
+        for path in sorted(path for paths in files.values() for path in paths):
+            digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
+        return {"revision": None, "sha256": digest.hexdigest()}
+    # `datasets` names the folder of its cache after the commit, also where it had to do without the network.
+    folders = [Path(file["filename"]).parent.name for file in train.cache_files]
+    return {"revision": next(filter(_COMMIT.match, folders), None), "sha256": None}
 
 
 def _data_files(folder: Path, splits: Sequence[str]) -> tuple[str, dict[str, list[str]]]:

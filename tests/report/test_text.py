@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from hf_proxadam.report import data, text
+from hf_proxadam.report import cleaning, data, text
 from hf_proxadam.report.card import make_card
 
 from .conftest import write_study
@@ -90,7 +90,7 @@ def test_nothing_is_left_that_renderers_like_to_turn_into_links(string: str) -> 
 
 
 def test_the_examples_in_the_docstrings_hold() -> None:
-    for module in (text, data):
+    for module in (text, cleaning):
         assert doctest.testmod(module) == (0, doctest.testmod(module).attempted)
         assert doctest.testmod(module).attempted
 
@@ -144,6 +144,7 @@ def with_strings(contents: data.Contents, name: str, label: str, task: str, extr
 
 @given(name=ANY, label=ANY, task=ANY, extra=ANY)
 @example(name="---\nlicense: mit\n---", label="|", task="\n\n# h\n\n", extra="```\n# h")
+@example(name="\x85a\u2028", label="x", task="x", extra="x")
 @example(name="a\r\nb", label="<b>", task="\x85", extra="' \" : #")
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_string_in_any_field_gives_the_same_card(

@@ -1,4 +1,7 @@
 import dataclasses
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import evaluate
@@ -12,6 +15,8 @@ from hf_proxadam.tasks.base import Task
 from hf_proxadam.tasks.glue import GlueTask
 from hf_proxadam.tasks.glue_data import GLUE
 from hf_proxadam.tasks.glue_metric import GlueMetric
+from tests.hub_pages import Repo
+from tests.hub_server import client_environment, serving
 from tests.tasks.glue_data import pairs, write_bert, write_glue
 
 
@@ -49,6 +54,45 @@ def test_holds_out_a_stratified_part_of_the_training_data(bert, tmp_path):
     assert sum(task.validation["labels"]) == round(0.25 * whole["label"].sum())
     rows = [tuple(row) for split in (task.train, task.validation) for row in split["input_ids"]]
     assert len(set(rows)) == len(whole.drop_duplicates(["sentence1", "sentence2"])) == 96
+
+
+def test_it_tells_which_state_of_the_data_it_has(bert, tmp_path):
+    folder = write_glue(tmp_path / "glue")
+    told = make(bert, folder, validation_fraction=0.25).describe()
+    assert told["splits"] == {
+        "train": {"of": "rest of train", "examples": 72},
+        "validation": {"of": "part of train", "examples": 24},
+        "test": {"of": "validation", "examples": 48},
+    }
+    assert told["metrics"] == ["accuracy", "f1"]
+    assert told["dataset"]["local"]
+    assert len(told["dataset"]["sha256"]) == 64
+    pairs(96, 7).to_parquet(folder / "mrpc" / "train-00000-of-00001.parquet", index=False)
+    changed = make(bert, folder, validation_fraction=0.0).describe()
+    assert changed["dataset"]["sha256"] != told["dataset"]["sha256"]
+    assert changed["splits"].keys() == {"train", "validation"}
+
+
+def test_the_revision_of_the_hubs_data_is_on_record(tmp_path):
+    """Asked of a Hub on the loopback: where `datasets` keeps the revision is not documented."""
+    files = {"README.md": b"---\nconfigs:\n- config_name: mrpc\n  data_files:\n"}
+    for split, table in {"train": pairs(96, 0), "validation": pairs(48, 1)}.items():
+        files["README.md"] += f"  - split: {split}\n    path: mrpc/{split}-*\n".encode()
+        table.to_parquet(tmp_path / "table", index=False)
+        files[f"mrpc/{split}-00000-of-00001.parquet"] = (tmp_path / "table").read_bytes()
+    files["README.md"] += b"---\n"
+    task = "GlueTask(task_name='mrpc', model_name_or_path=sys.argv[1], validation_fraction=0.0)"
+    script = f"import json, sys; from hf_proxadam.tasks.glue import GlueTask; print(json.dumps({task}.describe()))"
+    with serving() as hub:
+        repo = hub.repos["dataset", "nyu-mll/glue"] = Repo(private=False)
+        revision = repo.commit(files, "glue")
+        env = client_environment(hub, tmp_path / "home")
+        command = [sys.executable, "-c", script, str(write_bert(tmp_path / "bert"))]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    dataset = json.loads(done.stdout.splitlines()[-1])["dataset"]
+    assert dataset["revision"] == revision
+    assert not dataset["local"]
 
 
 def test_limits_take_the_same_examples_every_time(bert, tmp_path):
