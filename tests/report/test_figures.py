@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -240,9 +241,10 @@ def test_odd_names_are_drawn_letter_by_letter(tmp_path: Path) -> None:
     assert overlapping(figures_scales.update_histograms(contents.modules)) == []
 
 
-def test_a_picture_says_nothing_of_the_day_or_the_programme(contents: data.Contents) -> None:
+def test_a_picture_says_what_drew_it_and_nothing_of_the_day(contents: data.Contents) -> None:
     image = Image.open(io.BytesIO(style.png(figures.learning_curves(contents))))
-    assert set(image.info) <= {"dpi"}
+    assert set(image.info) <= {"dpi", "Software"}
+    assert image.info["Software"] == f"matplotlib {matplotlib.__version__}"  # `verify` compares pictures of one version
     assert image.width == style.WIDTH * style.DPI
 
 
