@@ -19,7 +19,17 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hf_proxadam.tasks.glue_data import GLUE, SPLIT_SEED, GlueDataset, first_line, hold_out, load_raw, write_submission
+from hf_proxadam.tasks.data import (
+    check_at_least,
+    check_folder,
+    check_fraction,
+    check_model_path,
+    head,
+    hold_out,
+    limit,
+    loaded,
+)
+from hf_proxadam.tasks.glue_data import GLUE, GlueDataset, load_raw, write_submission
 from hf_proxadam.tasks.glue_metric import GlueMetric
 
 
@@ -61,17 +71,10 @@ class GlueTask:
     def __post_init__(self) -> None:
         if self.task_name not in GLUE:
             raise ValueError(f"There is no GLUE task {self.task_name!r}; known are: {', '.join(GLUE)}.")
-        if not 0 <= self.validation_fraction < 1:
-            raise ValueError(f"validation_fraction is {self.validation_fraction}; it must be in [0, 1).")
-        for name in ("max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1.")
-        for name in ("dataset_path", "model_name_or_path"):
-            value = getattr(self, name)
-            looks_local = name == "dataset_path" or (value or "").startswith(("/", "./", "../", "~"))
-            if value is not None and looks_local and not Path(value).expanduser().is_dir():
-                raise ValueError(f"{name} is {value!r}, but there is no such folder.")
+        check_fraction(self.validation_fraction)
+        check_at_least(self, ("max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples"), 1)
+        check_folder("dataset_path", self.dataset_path)
+        check_model_path(self.model_name_or_path)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -120,14 +123,14 @@ class GlueTask:
         files = self._dataset.submissions
         raw = load_raw(self.task_name, self.dataset_path, tuple(files))
         return {
-            file: self._tokenize(_head(raw[split], self.max_predict_samples), labelled=False)
+            file: self._tokenize(head(raw[split], self.max_predict_samples), labelled=False)
             for split, file in files.items()
         }
 
     @functools.cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer."""
-        return _loaded(AutoTokenizer, self.model_name_or_path, "tokenizer", revision=self.model_revision)
+        return loaded(AutoTokenizer, self.model_name_or_path, "tokenizer", revision=self.model_revision)
 
     def make_model(self, *, trained: bool = False) -> PreTrainedModel:
         """Load the encoder, with a fresh classification (or regression) head where it has none that fits.
@@ -139,8 +142,8 @@ class GlueTask:
         labels: dict[str, Any] = {"num_labels": self._dataset.labels}
         if names:
             labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
-        config = _loaded(AutoConfig, self.model_name_or_path, "model", revision=self.model_revision, **labels)
-        model, info = _loaded(
+        config = loaded(AutoConfig, self.model_name_or_path, "model", revision=self.model_revision, **labels)
+        model, info = loaded(
             AutoModelForSequenceClassification,
             self.model_name_or_path,
             "model",
@@ -197,15 +200,12 @@ class GlueTask:
         raw = load_raw(self.task_name, self.dataset_path, ("train", first, *others))
         parts = {"train": raw["train"], "validation": raw[first]}
         if self.has_test:
-            train, held_out = hold_out(raw["train"], self.validation_fraction)
+            train, held_out = hold_out(raw["train"], self.validation_fraction, "label")
             parts = {"train": train, "validation": held_out, "test": raw[first]}
         if others:
             parts["mismatched"] = raw[others[0]]
-        if self.max_train_samples is not None:
-            parts["train"] = _head(parts["train"].shuffle(seed=SPLIT_SEED), self.max_train_samples)
-        for name in parts.keys() - {"train"}:
-            parts[name] = _head(parts[name], self.max_eval_samples)
-        return {name: self._tokenize(part) for name, part in parts.items()}
+        limited = limit(parts, self.max_train_samples, self.max_eval_samples)
+        return {name: self._tokenize(part) for name, part in limited.items()}
 
     def _tokenize(self, part: datasets.Dataset, *, labelled: bool = True) -> datasets.Dataset:
         columns, most, tokenizer = self._dataset.columns, self.max_seq_length, self.tokenizer
@@ -221,16 +221,5 @@ class GlueTask:
         return part.map(tokenize, batched=True, with_indices=True, remove_columns=part.column_names, desc="Tokenising")
 
 
-def _head(part: datasets.Dataset, count: int | None) -> datasets.Dataset:
-    return part if count is None else part.select(range(min(count, len(part))))
-
-
 def _logits(predictions: Any) -> np.ndarray:
     return predictions[0] if isinstance(predictions, tuple) else predictions
-
-
-def _loaded(auto: Any, name: str, what: str, **kwargs: Any) -> Any:
-    try:
-        return auto.from_pretrained(name, **kwargs)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"The {what} {name!r} can't be loaded: {first_line(error)}") from error

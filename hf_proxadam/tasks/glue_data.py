@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow.parquet
 
 from hf_proxadam import atomic
+from hf_proxadam.tasks.data import first_line
 
 HUB_DATASET = "nyu-mll/glue"
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
-SPLIT_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,24 +175,3 @@ def _check_split(split: datasets.Dataset, task: GlueDataset, place: str, *, labe
         if strange:
             shown = ", ".join(sorted(map(repr, strange))[:5])
             raise ValueError(f"{place} has the label {shown}; it must be a whole number from 0 to {task.labels - 1}.")
-
-
-def hold_out(train: datasets.Dataset, fraction: float) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Training data in two, the second with `fraction` of each label's examples; always the same ones."""
-    # By hand, since train_test_split stratifies by columns of type ClassLabel only, which CSV and JSON don't have.
-    generator = np.random.default_rng(SPLIT_SEED)
-    labels = np.asarray(train["label"])
-    held_out: list[int] = []
-    classes = np.unique(labels) if np.issubdtype(labels.dtype, np.integer) else [None]
-    for label in classes:
-        members = np.arange(len(labels)) if label is None else np.flatnonzero(labels == label)
-        held_out += generator.permutation(members)[: round(fraction * len(members))].tolist()
-    if not held_out or len(held_out) == len(train):
-        raise ValueError(f"validation_fraction {fraction} of {len(train)} training examples leaves an empty split.")
-    rest = np.setdiff1d(np.arange(len(labels)), held_out)
-    return train.select(rest), train.select(sorted(held_out))
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
