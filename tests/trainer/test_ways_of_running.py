@@ -12,14 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy
-import pandas
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
-from hf_proxadam import scales
 from hf_proxadam.trainer.catalog import CATALOG
 
 from .ways_worker import STEPS, STOP, WAYS, trainer
@@ -64,7 +61,7 @@ def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -
     return max((a[key] - b[key]).abs().max().item() for key in a)
 
 
-def check(way: str, results: dict[str, Results], single: dict[str, Results], folder: Path, single_folder: Path) -> None:
+def check(way: str, results: dict[str, Results], single: dict[str, Results]) -> None:
     """The right optimizer ran in the right way, to the same parameters, unbroken and resumed."""
     for name, entry in CATALOG.items():
         whole, resumed, expected = results["whole"][name], results["resumed"][name], single["whole"][name]
@@ -80,30 +77,10 @@ def check(way: str, results: dict[str, Results], single: dict[str, Results], fol
             assert share == 1 if way in DISTRIBUTED_TYPE else 0.5 <= share < 0.51, label
         assert largest_difference(whole["parameters"], expected["parameters"]) <= 1e-6, label
         assert largest_difference(resumed["parameters"], whole["parameters"]) == 0, f"{label}, resumed"
-    if "zero" not in way:
-        check_records(folder, single_folder)
 
 
-def check_records(folder: Path, single: Path) -> None:
-    """The same gradient scales in every way, unbroken and resumed."""
-    for name in CATALOG:
-        whole, resumed = (scales.load(folder / name / part / "scales").to_pandas() for part in ("whole", "stopped"))
-        expected = scales.load(single / name / "whole" / "scales").to_pandas()
-        assert sorted(whole["step"].unique()) == [5, 10, 15, 20], name
-        pandas.testing.assert_frame_equal(resumed, whole)
-        exactly = ["step", "epoch", "parameter", "quantity", "numel", "finite", "nonfinite", "learning_rate"]
-        pandas.testing.assert_frame_equal(whole[exactly], expected[exactly])
-        for quantity, rows in whole.groupby("quantity"):
-            right = expected.loc[rows.index]
-            # An update is a difference of two rounded weights: float32 keeps about 1e-4 of it here.
-            tolerance = 1e-3 if quantity == "update" else 1e-5
-            numpy.testing.assert_allclose(rows["rms"], right["rms"], rtol=tolerance, err_msg=f"{name}, {quantity}")
-            moved = numpy.abs(numpy.stack(rows["histogram"]) - numpy.stack(right["histogram"])).sum()
-            assert moved <= 0.02 * right["finite"].sum(), (name, quantity)
-
-
-def test_on_one_process(single: dict[str, Results], single_folder: Path) -> None:
-    check("single", single, single, single_folder, single_folder)
+def test_on_one_process(single: dict[str, Results]) -> None:
+    check("single", single, single)
     # What follows would mean little if the training did little, or the same whatever the optimizer.
     trained = [single["whole"][name]["parameters"] for name in ("proxadam", "adam_l2", "adamw_atan2")]
     assert all(largest_difference(a, b) > 1e-4 for a in trained for b in trained if a is not b)
@@ -119,7 +96,7 @@ def test_on_one_process(single: dict[str, Results], single_folder: Path) -> None
     ],
 )
 def test_every_way_is_the_same(way: str, single: dict[str, Results], single_folder: Path, tmp_path: Path) -> None:
-    check(way, run(way, tmp_path), single, tmp_path, single_folder)
+    check(way, run(way, tmp_path), single)
     if way == "fsdp2_sharded":
         check_one_process_reads(tmp_path, single_folder)
 
@@ -146,5 +123,5 @@ def check_one_process_reads(sharded: Path, plain: Path) -> None:
     importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed (extra: deepspeed)"
 )
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_deepspeed_zero(stage: int, single: dict[str, Results], single_folder: Path, tmp_path: Path) -> None:
-    check(f"zero{stage}", run(f"zero{stage}", tmp_path), single, tmp_path, single_folder)
+def test_deepspeed_zero(stage: int, single: dict[str, Results], tmp_path: Path) -> None:
+    check(f"zero{stage}", run(f"zero{stage}", tmp_path), single)

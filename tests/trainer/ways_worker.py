@@ -3,9 +3,8 @@
     python ways_worker.py WAY FOLDER NAME...
 
 First each NAME is trained without a break (FOLDER/NAME/whole.pt), and once more, stopped at half the steps; then, in
-new processes, it goes on from there (FOLDER/NAME/resumed.pt). The files hold the parameters and what really ran; the
-gradient scales are recorded beside them. Ranks find one another by torchrun's environment variables; they are forks, so
-that the libraries are imported once.
+new processes, it goes on from there (FOLDER/NAME/resumed.pt). The files hold the parameters and what really ran. Ranks
+find one another by torchrun's environment variables; they are forks, so that the libraries are imported once.
 """
 
 import os
@@ -22,7 +21,6 @@ from torch.distributed.tensor import DTensor
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 import hf_proxadam  # noqa: F401  (importing it is what registers the names)
-from hf_proxadam.scales import GradientScaleCallback
 
 STEPS, STOP = 20, 10
 GLOBAL_BATCH, ROWS, LENGTH, VOCABULARY = 8, 24, 16, 32  # 3 steps make an epoch: the stop is inside one
@@ -123,9 +121,7 @@ def arguments(way: str, name: str, folder: Path, **more: Any) -> TrainingArgumen
 
 
 def trainer(way: str, name: str, folder: Path) -> Trainer:
-    # DeepSpeed is refused by the recorder.
-    callbacks = [] if way.startswith("zero") else [GradientScaleCallback(every=5, exact_histograms=True)]
-    return Trainer(tiny_llama(), arguments(way, name, folder), train_dataset=rows(), callbacks=callbacks)
+    return Trainer(tiny_llama(), arguments(way, name, folder), train_dataset=rows())
 
 
 def parameters(used: Trainer) -> dict[str, torch.Tensor]:
