@@ -1,10 +1,8 @@
-import importlib.util
 import json
 import os
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
@@ -12,17 +10,8 @@ from huggingface_hub import ModelCard
 from hf_proxadam import scales
 from hf_proxadam.report.verify import verify
 from tests.hub_server import client_environment, serving
+from tests.script_runs import SCRIPTS, as_arguments, run_script
 from tests.tasks.glue_data import write_bert, write_glue
-
-SCRIPTS = Path(__file__).parents[1] / "scripts"
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +37,12 @@ def arguments(inputs, tmp_path):
         "report_to": "none",
         "use_cpu": True,
     }
-    return lambda **changes: [f"--{key}={value}" for key, value in {**given, **changes}.items() if value is not None]
+    return lambda **changes: as_arguments({**given, **changes})
 
 
 @pytest.fixture
 def run_glue(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-    def run(arguments):
-        monkeypatch.setattr(sys, "argv", ["run_glue.py", *arguments])
-        load("run_glue").main()
-
-    return run
+    return lambda arguments: run_script(monkeypatch, "run_glue", arguments)
 
 
 def test_run_glue_learns_and_leaves_metrics_scales_and_the_live_optimizer(run_glue, arguments, tmp_path, capsys):
@@ -138,6 +121,26 @@ def test_run_glue_does_not_train_on_ax(run_glue, arguments, tmp_path, capsys):
     assert "only --do_predict goes" in capsys.readouterr().err
 
 
+def test_evaluating_on_the_way_does_not_mean_evaluating_only(run_glue, arguments, tmp_path):
+    run_glue(arguments(max_steps=4, eval_strategy="steps", eval_steps=2, record_scales_every=0))
+    assert (tmp_path / "out" / "train_results.json").is_file()
+    history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in history if "eval_accuracy" in entry] == [2, 4]
+
+
+def test_run_glue_multiplies_its_loss(run_glue, arguments, tmp_path):
+    options = {"max_steps": 6, "record_scales_every": 0, "optim": "adamw_scale_free", "max_grad_norm": 0}
+    for name, multiplier in (("plain", 1), ("multiplied", 64)):
+        run_glue(arguments(**options, output_dir=tmp_path / name, loss_multiplier=multiplier))
+    plain, multiplied = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "multiplied"))
+    assert plain == multiplied, "a power of two changes no bit of a scale-free run"
+    record = json.loads((tmp_path / "multiplied" / "run.json").read_text())
+    assert record["script"]["loss_multiplier"] == 64
+    assert "The loss was multiplied by 64" in (tmp_path / "multiplied" / "README.md").read_text()
+    assert record["timing"]["train_seconds"] > 0
+    assert record["timing"]["samples_per_second"] > 0
+
+
 def test_run_glue_does_not_mix_two_runs_scales_but_resumes_one(run_glue, arguments, tmp_path, capsys):
     steps = {"max_steps": 8, "save_strategy": "steps", "save_steps": 4, "record_scales_every": 2}
     run_glue(arguments(**steps))
@@ -175,6 +178,7 @@ def test_two_runs_with_one_seed_are_bit_equal(run_glue, arguments, tmp_path):
         ({"weight_decay": -1}, "The weight decay is -1.0; it must be"),
         ({"record_scales_every": -1}, "record_scales_every is -1; it must be at least 1, or 0 for never."),
         ({"resume_from_checkpoint": "nowhere"}, "resume_from_checkpoint is 'nowhere', but there is no such folder."),
+        ({"loss_multiplier": 0}, "loss_multiplier is 0.0; it must be a positive number"),
         ({"optimm": "x"}, "--optimm=x"),
         ({"push_to_hub": True, "hub_strategy": "all_checkpoints"}, "checkpoints are never published"),
         ({"push_to_hub": True, "hub_always_push": True}, "--hub_always_push has no effect here"),

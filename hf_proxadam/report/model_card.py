@@ -92,7 +92,8 @@ def metadata(contents: ModelContents) -> ModelCardData:
 def _title(contents: ModelContents) -> str:
     run = contents.run
     base = run["base_model"].get("id") or run["base_model"]["name"]
-    return f"{base} fine-tuned on {run['task']['dataset']['name']} with {contents.optimizer}"
+    trained = "trained" if run["base_model"].get("from_scratch") else "fine-tuned"
+    return f"{base} {trained} on {run['task']['dataset']['name']} with {contents.optimizer}"
 
 
 def _eval_results(contents: ModelContents) -> list[EvalResult]:
@@ -129,9 +130,10 @@ def _introduction(contents: ModelContents) -> str:
     kind = "revision" if dataset.get("revision") else "sha256 of the files"
     source = "read from a local folder" if dataset.get("local") else "read from the Hub"
     origin = f", {escape(base['revision'])}" if base.get("revision") else ""
+    trained = "trained from random weights" if base.get("from_scratch") else "fine-tuned"
     rule = _RULES.get(run["optimizer"].get("class", ""))
     return (
-        f"{escape(base.get('id') or base['name'])}{origin} was fine-tuned on {escape(dataset['name'])} ({source}"
+        f"{escape(base.get('id') or base['name'])}{origin} was {trained} on {escape(dataset['name'])} ({source}"
         f"{f', {kind} {escape(state)}' if state else ''}) with the optimizer {escape(contents.optimizer)}"
         f"{f': {rule}' if rule else ''}. The optimizers are those of {sections.PAPER} (Zhuang, Liu, Cutkosky and "
         "Orabona, TMLR 2022). Every number below is computed from the files beside this card."
@@ -204,6 +206,9 @@ def _limits(contents: ModelContents) -> str:
     clip = training.get("max_grad_norm")
     if is_finite(clip) and clip > 0:
         points.append(f"Gradients were clipped at norm {clip:g}, which makes every update depend on their scale.")
+    multiplier = contents.run.get("script", {}).get("loss_multiplier", 1)
+    if is_finite(multiplier) and multiplier != 1:
+        points.append(f"The loss was multiplied by {multiplier:g} before the backward pass; reported losses are not.")
     if contents.scores("test"):
         points.append("Hyper-parameters may have been chosen on the validation split; the test split is for reporting.")
     else:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import ModelCard
 from transformers import Trainer, TrainingArguments
 
@@ -27,6 +28,7 @@ def write(
     trainer: Trainer,
     script_options: Mapping[str, Any],
     task: Mapping[str, Any],
+    measured: Mapping[str, float],
     license: str | None = None,
     base_model: str | None = None,
 ) -> None:
@@ -36,26 +38,46 @@ def write(
         trainer: what ran; its live optimizer is described, and not what the arguments claim.
         script_options: what the script takes beside TrainingArguments, by name.
         task: what the task's `describe()` gives.
+        measured: the training's metrics, for its time.
         license: of the fine-tuned model, as the Hub names it; default: that of the base model's card, where it has one.
         base_model: name on the Hub of the model that was fine-tuned, where it was read from a local folder.
     """
     name = str(task["base_model"])
     is_local = Path(name).expanduser().is_dir()
+    from_scratch = bool(task["from_scratch"])
     record = {
         "command": _without_secrets([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "environment": environment(),
         "script": dict(script_options),
-        "task": {key: value for key, value in task.items() if key != "base_model"},
+        "task": {key: value for key, value in task.items() if key not in ("base_model", "from_scratch")},
         "base_model": {
             "name": name,
-            "id": base_model or (None if is_local else name),
+            "from_scratch": from_scratch,
+            "id": base_model or (None if is_local or from_scratch else name),
             "revision": getattr(trainer.model.config, "_commit_hash", None),
-            "license": license or _license(name, is_local),
+            "license": license or (None if from_scratch else _license(name, is_local)),
         },
         "training": {**_told(trainer.args), "world_size": trainer.args.world_size},
-        "optimizer": describe_optimizer(trainer.optimizer),
+        # The Trainer gives weight decay to some parameters only, in their groups and not in the defaults.
+        "optimizer": {**describe_optimizer(trainer.optimizer), "groups": _groups(trainer.optimizer)},
+        "timing": {
+            "train_seconds": measured["train_runtime"],
+            "samples_per_second": measured["train_samples_per_second"],
+        },
     }
     atomic.write_json(Path(trainer.args.output_dir) / FILE_NAME, record)
+
+
+def _groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Say what the optimizer does to each group of parameters; the learning rate is that before the schedule."""
+    return [
+        {
+            "learning_rate": float(group.get("initial_lr", group["lr"])),
+            "weight_decay": float(group.get("weight_decay", 0.0)),
+            "tensors": len(group["params"]),
+        }
+        for group in optimizer.param_groups
+    ]
 
 
 def _without_secrets(command: list[str]) -> list[str]:

@@ -10,7 +10,6 @@ from typing import Any
 
 from transformers import (
     PrinterCallback,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -24,6 +23,7 @@ from hf_proxadam.study.cells import Cell
 from hf_proxadam.study.optimizers import describe_optimizer
 from hf_proxadam.tasks import task_class
 from hf_proxadam.tasks.base import Task, unscaled
+from hf_proxadam.trainer.experiment import ExperimentTrainer
 
 
 class StopWhenDiverged(TrainerCallback):
@@ -70,7 +70,7 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, Any]:
     # The Trainer makes its output folder whether or not anything is saved.
     with tempfile.TemporaryDirectory(prefix="hf-proxadam-") as scratch:
         set_seed(cell.seed)
-        trainer = Trainer(
+        trainer = ExperimentTrainer(
             model=unscaled(task.make_model()),
             args=_arguments(cell, task, scratch),
             train_dataset=task.train,

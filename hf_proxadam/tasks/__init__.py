@@ -24,6 +24,11 @@ TASKS: dict[str, TaskEntry] = {
         cls="GlueTask",
         description="a task of the GLUE benchmark, a pretrained text encoder",
     ),
+    "images": TaskEntry(
+        module="hf_proxadam.tasks.images",
+        cls="ImageTask",
+        description="any image-classification dataset; a pretrained model, the paper's networks or a ViT from a config",
+    ),
 }
 
 

@@ -57,6 +57,19 @@ class Task(Protocol):
         """Score the model's outputs on a whole split."""
 
 
+class RecordedTask(Task, Protocol):
+    """A task that a run of its own script tells about."""
+
+    def describe(self) -> dict[str, Any]:
+        """Tell what was run, for `run.json` and the model's card.
+
+        Returns:
+            `name`, `pipeline_tag` (the Hub's), `metrics`, `dataset` (`name`, `id`, `config`, `local`, `revision`,
+            `sha256`), `splits` (name to `of`, the dataset's own split, and `examples`), `base_model` and
+            `from_scratch`.
+        """
+
+
 def unscaled(model: PreTrainedModel) -> PreTrainedModel:
     """Keep the gradients' scale independent of gradient accumulation and of the number of processes; returns `model`.
 

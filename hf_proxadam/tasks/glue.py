@@ -19,17 +19,18 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hf_proxadam.tasks.glue_data import (
-    GLUE,
-    HUB_DATASET,
-    SPLIT_SEED,
-    GlueDataset,
+from hf_proxadam.tasks.data import (
+    check_at_least,
+    check_folder,
+    check_fraction,
+    check_model_path,
     data_state,
-    first_line,
+    head,
     hold_out,
-    load_raw,
-    write_submission,
+    limit,
+    loaded,
 )
+from hf_proxadam.tasks.glue_data import GLUE, HUB_DATASET, GlueDataset, data_files, load_raw, write_submission
 from hf_proxadam.tasks.glue_metric import GlueMetric
 
 
@@ -71,17 +72,10 @@ class GlueTask:
     def __post_init__(self) -> None:
         if self.task_name not in GLUE:
             raise ValueError(f"There is no GLUE task {self.task_name!r}; known are: {', '.join(GLUE)}.")
-        if not 0 <= self.validation_fraction < 1:
-            raise ValueError(f"validation_fraction is {self.validation_fraction}; it must be in [0, 1).")
-        for name in ("max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1.")
-        for name in ("dataset_path", "model_name_or_path"):
-            value = getattr(self, name)
-            looks_local = name == "dataset_path" or (value or "").startswith(("/", "./", "../", "~"))
-            if value is not None and looks_local and not Path(value).expanduser().is_dir():
-                raise ValueError(f"{name} is {value!r}, but there is no such folder.")
+        check_fraction(self.validation_fraction)
+        check_at_least(self, ("max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples"), 1)
+        check_folder("dataset_path", self.dataset_path)
+        check_model_path(self.model_name_or_path)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -130,7 +124,7 @@ class GlueTask:
         files = self._dataset.submissions
         raw = load_raw(self.task_name, self.dataset_path, tuple(files))
         return {
-            file: self._tokenize(_head(raw[split], self.max_predict_samples), labelled=False)
+            file: self._tokenize(head(raw[split], self.max_predict_samples), labelled=False)
             for split, file in files.items()
         }
 
@@ -142,6 +136,10 @@ class GlueTask:
             splits = {"validation": "part of train", "test": first, "train": "rest of train"}
         if others:
             splits["mismatched"] = others[0]
+        files = None
+        if self.dataset_path is not None:
+            _, found = data_files(Path(self.dataset_path).expanduser() / self.task_name, tuple(self._raw))
+            files = [Path(path) for paths in found.values() for path in paths]
         return {
             "name": self.task_name,
             "pipeline_tag": "text-classification",
@@ -151,16 +149,17 @@ class GlueTask:
                 "id": HUB_DATASET,
                 "config": self.task_name,
                 "local": self.dataset_path is not None,
-                **data_state(self._raw["train"], self.task_name, self.dataset_path, tuple(self._raw)),
+                **data_state(self._raw["train"], files),
             },
             "splits": {name: {"of": of, "examples": len(self._splits[name])} for name, of in splits.items()},
             "base_model": self.model_name_or_path,
+            "from_scratch": False,
         }
 
     @functools.cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer."""
-        return _loaded(AutoTokenizer, self.model_name_or_path, "tokenizer", revision=self.model_revision)
+        return loaded(AutoTokenizer, self.model_name_or_path, "tokenizer", revision=self.model_revision)
 
     def make_model(self, *, trained: bool = False) -> PreTrainedModel:
         """Load the encoder, with a fresh classification (or regression) head where it has none that fits.
@@ -172,8 +171,8 @@ class GlueTask:
         labels: dict[str, Any] = {"num_labels": self._dataset.labels}
         if names:
             labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
-        config = _loaded(AutoConfig, self.model_name_or_path, "model", revision=self.model_revision, **labels)
-        model, info = _loaded(
+        config = loaded(AutoConfig, self.model_name_or_path, "model", revision=self.model_revision, **labels)
+        model, info = loaded(
             AutoModelForSequenceClassification,
             self.model_name_or_path,
             "model",
@@ -234,15 +233,12 @@ class GlueTask:
         first, *others = self._dataset.validation
         parts = {"train": raw["train"], "validation": raw[first]}
         if self.has_test:
-            train, held_out = hold_out(raw["train"], self.validation_fraction)
+            train, held_out = hold_out(raw["train"], self.validation_fraction, "label")
             parts = {"train": train, "validation": held_out, "test": raw[first]}
         if others:
             parts["mismatched"] = raw[others[0]]
-        if self.max_train_samples is not None:
-            parts["train"] = _head(parts["train"].shuffle(seed=SPLIT_SEED), self.max_train_samples)
-        for name in parts.keys() - {"train"}:
-            parts[name] = _head(parts[name], self.max_eval_samples)
-        return {name: self._tokenize(part) for name, part in parts.items()}
+        limited = limit(parts, self.max_train_samples, self.max_eval_samples)
+        return {name: self._tokenize(part) for name, part in limited.items()}
 
     def _tokenize(self, part: datasets.Dataset, *, labelled: bool = True) -> datasets.Dataset:
         columns, most, tokenizer = self._dataset.columns, self.max_seq_length, self.tokenizer
@@ -258,16 +254,5 @@ class GlueTask:
         return part.map(tokenize, batched=True, with_indices=True, remove_columns=part.column_names, desc="Tokenising")
 
 
-def _head(part: datasets.Dataset, count: int | None) -> datasets.Dataset:
-    return part if count is None else part.select(range(min(count, len(part))))
-
-
 def _logits(predictions: Any) -> np.ndarray:
     return predictions[0] if isinstance(predictions, tuple) else predictions
-
-
-def _loaded(auto: Any, name: str, what: str, **kwargs: Any) -> Any:
-    try:
-        return auto.from_pretrained(name, **kwargs)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"The {what} {name!r} can't be loaded: {first_line(error)}") from error

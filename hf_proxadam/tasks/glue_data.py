@@ -1,8 +1,6 @@
 """The data of the GLUE benchmark, from the Hub or from a local folder: read, checked, and written as submissions."""
 
 import dataclasses
-import hashlib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,11 +9,10 @@ import numpy as np
 import pyarrow.parquet
 
 from hf_proxadam import atomic
+from hf_proxadam.tasks.data import first_line
 
 HUB_DATASET = "nyu-mll/glue"
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
-SPLIT_SEED = 0
-_COMMIT = re.compile(r"^[0-9a-f]{40}$")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,7 +123,7 @@ def load_raw(task_name: str, dataset_path: str | None, splits: Sequence[str]) ->
     else:
         folder = Path(dataset_path).expanduser() / task_name
         place = str(folder)
-        kind, files = _data_files(folder, splits)
+        kind, files = data_files(folder, splits)
         # Each split by itself: a column that one of them lacks is then named, and doesn't clash with the other's.
         found = {split: _read(kind, split, paths, folder) for split, paths in files.items()}
     for name in splits:
@@ -137,29 +134,12 @@ def load_raw(task_name: str, dataset_path: str | None, splits: Sequence[str]) ->
     return {name: found[name] for name in splits}
 
 
-def data_state(
-    train: datasets.Dataset, task_name: str, dataset_path: str | None, splits: Sequence[str]
-) -> dict[str, str | None]:
-    """Which state of the data it is: `revision`, the commit of the Hub's dataset, or `sha256` of the local files.
+def data_files(folder: Path, splits: Sequence[str]) -> tuple[str, dict[str, list[str]]]:
+    """The format of the files in a task's folder, and the files of each of the splits.
 
-    Args:
-        train: the training data as `load_raw` gives them.
-        task_name: a key of `GLUE`.
-        dataset_path: where they were read from, None for the Hub.
-        splits: the splits that were read.
+    Raises:
+        ValueError: the folder or files of a split are missing, or formats are mixed.
     """
-    if dataset_path is not None:
-        _, files = _data_files(Path(dataset_path).expanduser() / task_name, splits)
-        digest = hashlib.sha256()
-        for path in sorted(path for paths in files.values() for path in paths):
-            digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
-        return {"revision": None, "sha256": digest.hexdigest()}
-    # `datasets` names the folder of its cache after the commit, also where it had to do without the network.
-    folders = [Path(file["filename"]).parent.name for file in train.cache_files]
-    return {"revision": next(filter(_COMMIT.match, folders), None), "sha256": None}
-
-
-def _data_files(folder: Path, splits: Sequence[str]) -> tuple[str, dict[str, list[str]]]:
     if not folder.is_dir():
         parent = folder.parent
         there = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
@@ -200,24 +180,3 @@ def _check_split(split: datasets.Dataset, task: GlueDataset, place: str, *, labe
         if strange:
             shown = ", ".join(sorted(map(repr, strange))[:5])
             raise ValueError(f"{place} has the label {shown}; it must be a whole number from 0 to {task.labels - 1}.")
-
-
-def hold_out(train: datasets.Dataset, fraction: float) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Training data in two, the second with `fraction` of each label's examples; always the same ones."""
-    # By hand, since train_test_split stratifies by columns of type ClassLabel only, which CSV and JSON don't have.
-    generator = np.random.default_rng(SPLIT_SEED)
-    labels = np.asarray(train["label"])
-    held_out: list[int] = []
-    classes = np.unique(labels) if np.issubdtype(labels.dtype, np.integer) else [None]
-    for label in classes:
-        members = np.arange(len(labels)) if label is None else np.flatnonzero(labels == label)
-        held_out += generator.permutation(members)[: round(fraction * len(members))].tolist()
-    if not held_out or len(held_out) == len(train):
-        raise ValueError(f"validation_fraction {fraction} of {len(train)} training examples leaves an empty split.")
-    rest = np.setdiff1d(np.arange(len(labels)), held_out)
-    return train.select(rest), train.select(sorted(held_out))
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

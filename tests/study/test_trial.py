@@ -8,6 +8,7 @@ from hf_proxadam import scales
 from hf_proxadam.study import store
 from hf_proxadam.study.cells import grid
 from hf_proxadam.study.trial import run_cell
+from tests.tasks.image_files import write_digits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -34,6 +35,26 @@ def test_the_result_is_complete_and_of_the_live_optimizer(cell, tmp_path):
     assert set(last) == {"step", "epoch", "learning_rate", "train_loss", "validation_loss", "validation_accuracy"}
     assert last["validation_accuracy"] == result["validation"]["accuracy"]
     json.dumps(result, allow_nan=False)
+
+
+def test_images_are_a_task_of_studies(tiny, make_study, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    tiny["task"] = "images"
+    tiny["model"] = {
+        "dataset_path": str(write_digits(tmp_path / "digits", 60, 30)),
+        "model_name_or_path": "resnet20",
+        "config_overrides": "depth=8,width=4",
+        "normalization": "none",
+        "random_crop": "padded",
+        "random_crop_padding": 1,
+        "mixup_alpha": 0.2,
+        "validation_fraction": 0.2,
+    }
+    cell = grid(make_study(tiny))[1]
+    result = run_cell(cell, tmp_path)
+    assert result["status"] == "finished"
+    assert set(result["test"]) == {"accuracy", "loss"}
+    assert without_timing(run_cell(cell, tmp_path)) == without_timing(result)
 
 
 def test_only_the_gradient_scales_are_written(cell, tmp_path):
