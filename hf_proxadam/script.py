@@ -79,6 +79,8 @@ def check(run: RunArguments, training: TrainingArguments) -> Destination | None:
         training.do_train = training.do_eval = True
     if training.push_to_hub and not training.do_train:
         raise ValueError("--push_to_hub publishes what was trained: give --do_train, or use `hf-proxadam publish`.")
+    if (training.resume_from_checkpoint or "").lower() in ("last", "true"):
+        training.resume_from_checkpoint = str(last_checkpoint(Path(training.output_dir)))
     resume, scales = training.resume_from_checkpoint, Path(training.output_dir) / "scales"
     if resume and not Path(resume).is_dir():
         raise ValueError(f"resume_from_checkpoint is {resume!r}, but there is no such folder.")
@@ -88,6 +90,22 @@ def check(run: RunArguments, training: TrainingArguments) -> Destination | None:
     logging.basicConfig(format="%(message)s")
     logger.setLevel(logging.INFO if training.process_index == 0 else logging.WARNING)
     return take_over(training)
+
+
+def last_checkpoint(folder: Path) -> Path:
+    """The newest whole checkpoint in an output folder: one that was being written when the process died is passed over.
+
+    Raises:
+        ValueError: there is none.
+    """
+    # The Trainer writes trainer_state.json last.
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    numbered = {int(path.name.partition("-")[2]): path for path in whole if path.name.partition("-")[2].isdecimal()}
+    if not numbered:
+        raise ValueError(
+            f"There is no whole checkpoint in {folder} to resume from: leave --resume_from_checkpoint out."
+        )
+    return numbered[max(numbered)]
 
 
 def make_trainer(

@@ -155,6 +155,26 @@ def test_run_glue_does_not_mix_two_runs_scales_but_resumes_one(run_glue, argumen
     assert sorted(table["step"].unique()) == [2, 4, 6, 8]
 
 
+def test_run_glue_resumes_from_the_last_whole_checkpoint(run_glue, arguments, tmp_path, capsys):
+    steps = {"max_steps": 12, "save_strategy": "steps", "save_steps": 4, "record_scales_every": 2}
+    with pytest.raises(SystemExit) as caught:
+        run_glue(arguments(**steps, resume_from_checkpoint="last"))
+    assert caught.value.code == 2
+    assert "There is no whole checkpoint in" in capsys.readouterr().err
+    run_glue(arguments(**steps))
+    out = tmp_path / "out"
+    whole = (out / "model.safetensors").read_bytes()
+    # As if it had died while it wrote the last one: transformers' own choice would be that.
+    (out / "checkpoint-12" / "trainer_state.json").unlink()
+    (out / "checkpoint-12" / "optimizer.pt").write_bytes(b"torn")
+    run_glue(arguments(**steps, resume_from_checkpoint="last"))
+    assert (out / "model.safetensors").read_bytes() == whole
+    state = json.loads((out / "trainer_state.json").read_text())
+    assert [line["step"] for line in state["log_history"] if "loss" not in line][-1] == 12
+    table = scales.load(out / "scales").to_pandas()
+    assert sorted(table["step"].unique()) == [2, 4, 6, 8, 10, 12]
+
+
 def test_two_runs_with_one_seed_are_bit_equal(run_glue, arguments, tmp_path):
     for name in ("a", "b"):
         run_glue(arguments(output_dir=tmp_path / name, num_train_epochs=1, record_scales_every=0))
