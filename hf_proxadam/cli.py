@@ -5,9 +5,10 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hf_proxadam.report.persistence import HubError
-from hf_proxadam.study import RunnerError
+from hf_proxadam.study import RUNNERS, RunnerError
 
 _FOLDER = "what `compare` or a fine-tuning script left as its output folder"
 
@@ -31,6 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except (RunnerError, HubError) as error:
         print(f"hf-proxadam: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"hf-proxadam: {error.filename}: {error.strerror}. Finished cells are kept.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted; finished cells are kept. The same command goes on from here.", file=sys.stderr)
@@ -73,7 +79,19 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `hf-proxadam compare` takes."""
     parser.add_argument("study", type=Path, metavar="STUDY.yaml", help="the study file")
     parser.add_argument("--output_dir", type=Path, metavar="DIR", help="the study folder (default: runs/NAME)")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes side by side (default: cores / threads)")
+    parser.add_argument("--workers", type=int, metavar="N", help="cells side by side (default: one per GPU, or core)")
+    parser.add_argument(
+        "--processes_per_cell",
+        type=int,
+        metavar="N",
+        help="train each cell on so many devices, by `accelerate launch`; batches are per device (default: 1)",
+    )
+    parser.add_argument(
+        "--runner", default="local", choices=RUNNERS, help="run on this machine (default), or on a Ray cluster"
+    )
+    parser.add_argument("--address", help="of the Ray cluster: auto, or ray://HOST:PORT (default: one on this machine)")
+    parser.add_argument("--dataset_path", metavar="DIR", help="the study's data, in place of what the file says")
+    parser.add_argument("--model_name_or_path", metavar="NAME", help="its model, in place of what the file says")
     parser.add_argument("--dry-run", action="store_true", help="print the cells and how long they should take")
 
 
@@ -94,14 +112,28 @@ def _compare(options: argparse.Namespace) -> int:
     from hf_proxadam.study.driver import describe, run_study
     from hf_proxadam.study.spec import load_study_file
 
-    study = load_study_file(options.study)
+    if ":/" in str(options.output_dir):  # a URL, of which Path has dropped a slash
+        raise ValueError(
+            f"--output_dir is {options.output_dir}; it must be a folder: results of a cluster, too, come back to the "
+            "machine that this command runs on."
+        )
+    given: dict[str, dict[str, Any]] = {"model": {}, "training": {}}
+    if options.dataset_path is not None:
+        given["model"] |= {"dataset_path": options.dataset_path, "dataset_name": None}
+    if options.model_name_or_path is not None:
+        given["model"]["model_name_or_path"] = options.model_name_or_path
+    if options.processes_per_cell is not None:
+        given["training"]["processes_per_cell"] = options.processes_per_cell
+    study = load_study_file(options.study, given)
     folder: Path = options.output_dir or Path("runs") / study.name
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"The output folder {folder} is a file; give --output_dir a folder.")
     if options.dry_run:
         print(describe(study, folder, options.workers))
         return 0
-    outcome = run_study(study, folder, options.workers, command=_command())
+    outcome = run_study(
+        study, folder, options.workers, command=_command(), runner=options.runner, address=options.address
+    )
     if outcome.failed:
         print(
             f"{len(outcome.failed)} of {outcome.total} cells failed for good; their errors are in "

@@ -1,5 +1,7 @@
 """Comparisons of optimizers: spec, cells, one trial, runners, statistics."""
 
+RUNNERS = ("local", "ray")
+
 
 class RunnerError(RuntimeError):
     """Cells can't be run here at all, whatever they are."""

@@ -1,6 +1,5 @@
 """Runs cells in long-lived worker processes on this machine, so that imports and data are paid for once per worker."""
 
-import collections
 import contextlib
 import dataclasses
 import json
@@ -10,23 +9,14 @@ import subprocess
 import sys
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from hf_proxadam.study import RunnerError
 from hf_proxadam.study.cells import Cell
+from hf_proxadam.study.runner import TICK_SECONDS, Event, Queue
 
-TICK_SECONDS = 1.0
 # Workers that die one after the other before they are ready will not get better.
 MAX_STILLBIRTHS = 3
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Event:
-    """Something that happened: to `cell`, or, for a tick, nothing but that time went by."""
-
-    kind: Literal["started", "done", "retry", "failed", "tick"]
-    cell: Cell | None = None
-    error: str = ""
 
 
 class _Worker:
@@ -35,19 +25,15 @@ class _Worker:
     def __init__(self, number: int, folder: Path, threads: int, lock: int, device: int | None) -> None:
         self.cell: Cell | None = None
         self.ready = False
-        self.log = folder / "logs" / f"worker-{number}.log"
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        # Set before any library is loaded: some read these once, at import.
-        variables = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-        if device is not None:
-            variables["CUDA_VISIBLE_DEVICES"] = str(device)
+        self.log = log_file(folder, f"worker-{number}")
+        variables = environment(threads, None if device is None else [device])
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "hf_proxadam.study.worker", str(folder), str(threads)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, **variables, "TOKENIZERS_PARALLELISM": "false"},
+                env=variables,
                 pass_fds=(lock,),
             )
         assert self.process.stdout is not None
@@ -78,7 +64,7 @@ class _Worker:
 
 
 class LocalRunner:
-    """Runs cells on this machine.
+    """Runs cells on this machine, one process each; see `hf_proxadam.study.runner.Runner`.
 
     Args:
         folder: the study folder.
@@ -90,54 +76,38 @@ class LocalRunner:
     """
 
     def __init__(self, folder: Path, workers: int, threads: int, retries: int, lock: int, devices: int = 0) -> None:
-        self.folder, self.workers, self.threads, self.retries = folder, workers, threads, retries
+        self.folder, self.at_once, self.threads, self.retries = folder, workers, threads, retries
         self.lock, self.devices = lock, devices
         self._pool: dict[int, _Worker] = {}
         self._selector = selectors.DefaultSelector()
 
     def run(self, cells: Sequence[Cell]) -> Generator[Event, None, None]:
-        """Run all cells; yields what happens, and a tick at least about every second.
-
-        Whoever stops iterating (Ctrl-C included) ends the workers at once; then only the cells in flight are lost.
-
-        Raises:
-            RunnerError: no worker can be started at all.
-        """
-        waiting = collections.deque(cells)
-        attempts: collections.Counter[str] = collections.Counter()
-        stillbirths = 0
+        """Run all cells; a worker that dies is replaced."""
+        queue, stillbirths = Queue(cells, self.retries, self.folder), 0
         try:
-            for number in range(min(self.workers, len(cells))):
+            for number in range(min(self.at_once, len(cells))):
                 self._start(number)
-            while waiting or any(worker.cell for worker in self._pool.values()):
+            while queue.waiting or any(worker.cell for worker in self._pool.values()):
                 for key, _ in self._selector.select(timeout=TICK_SECONDS):
-                    number = key.data
-                    worker = self._pool[number]
+                    worker, error = self._pool[key.data], ""
                     message = worker.read()
                     if message is None:
                         self._selector.unregister(worker.output)
-                        code = worker.end()
-                        error = f"The worker process died with exit code {code}.\n{_tail(worker.log)}"
+                        error = f"The worker process died with exit code {worker.end()}.\n{tail(worker.log)}"
                         stillbirths = 0 if worker.ready else stillbirths + 1
                         if stillbirths >= MAX_STILLBIRTHS:
                             raise RunnerError(f"No worker process can be started. {error}")
-                        self._start(number)
+                        self._start(key.data)
                     elif "ready" in message:
-                        worker.ready, error, stillbirths = True, "", 0
+                        worker.ready, stillbirths = True, 0
                     else:
                         error = message["error"]
-                    if worker.cell and not error:
-                        yield Event(kind="done", cell=worker.cell)
-                    elif worker.cell:
-                        attempts[worker.cell.hash] += 1
-                        again = attempts[worker.cell.hash] <= self.retries
-                        if again:
-                            waiting.append(worker.cell)
-                        yield Event(kind="retry" if again else "failed", cell=worker.cell, error=error)
-                    worker.cell = None
-                    worker = self._pool[number]
-                    if worker.ready and waiting:
-                        cell = waiting.popleft()
+                    if worker.cell:
+                        cell, worker.cell = worker.cell, None
+                        yield queue.finish(cell, error)
+                    worker = self._pool[key.data]
+                    if worker.ready and queue.waiting:
+                        cell = queue.waiting.popleft()
                         worker.order(cell)
                         yield Event(kind="started", cell=cell)
                 yield Event(kind="tick")
@@ -153,7 +123,27 @@ class LocalRunner:
         self._selector.register(worker.output, selectors.EVENT_READ, number)
 
 
-def _tail(log: Path, size: int = 2000) -> str:
+def environment(threads: int, devices: Sequence[int] | None) -> dict[str, str]:
+    """The environment of a process that trains, on the GPUs that are given, or on whatever it finds."""
+    found = {**os.environ, **thread_variables(threads)}
+    return found if devices is None else {**found, "CUDA_VISIBLE_DEVICES": ",".join(map(str, devices))}
+
+
+def thread_variables(threads: int) -> dict[str, str]:
+    """What is set before any library is loaded, for some read it once, at import."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return {**dict.fromkeys(names, str(threads)), "TOKENIZERS_PARALLELISM": "false"}
+
+
+def log_file(folder: Path, name: str) -> Path:
+    """Where a process's output goes; its folder is made."""
+    log = folder / "logs" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return log
+
+
+def tail(log: Path, size: int = 2000) -> str:
+    """The end of a process's output."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - size))
         return file.read().decode(errors="replace").strip()

@@ -77,10 +77,27 @@ def check_training_optimizer(arguments: TrainingArguments) -> None:
 
 
 def describe_optimizer(optimizer: Any) -> dict[str, Any]:
-    """What really runs: class and defaults of the live optimizer (inside accelerate's wrapper), in JSON's types."""
+    """What really runs: the live optimizer (inside accelerate's wrapper), in JSON's types.
+
+    Returns:
+        `class`; `defaults`, as the class was made with; and `groups`, which is what counts: for every parameter group
+        its `weight_decay`, its peak learning rate `lr` and the number of `parameters` (entries) in it.
+    """
     inner = getattr(optimizer, "optimizer", optimizer)
     cls = type(inner)
-    return {"class": f"{cls.__module__}.{cls.__qualname__}", "defaults": _plain(inner.defaults)}
+    groups = [
+        {
+            "lr": _plain(group.get("initial_lr", group["lr"])),
+            "weight_decay": _plain(group.get("weight_decay")),
+            "parameters": sum(param.numel() for param in group["params"]),
+        }
+        for group in inner.param_groups
+    ]
+    return {
+        "class": f"{cls.__module__}.{cls.__qualname__}",
+        "defaults": _plain(inner.defaults),
+        "groups": [group for group in groups if group["parameters"]],
+    }
 
 
 def _resolve(arguments: TrainingArguments, name: str, optim_args: str | None) -> tuple[Any, dict[str, Any]]:

@@ -28,7 +28,9 @@ class Problems:
         known = next((path[:n] for n in range(len(path), -1, -1) if path[:n] in self.lines), None)
         line = self.lines[known] if known is not None else 0
         where = f"line {line}: " if line else ""
-        self.found.append((line, f"{where}{name_of(path)}{message}"))
+        problem = (line, f"{where}{name_of(path)}{message}")
+        if problem not in self.found:
+            self.found.append(problem)
 
     def raise_if_any(self) -> None:
         """Raise one ValueError that tells them all, in the order of the file."""
@@ -132,7 +134,9 @@ def convert(hint: Any, value: Any, path: Path, problems: Problems) -> Any:
         if not isinstance(value, Mapping):
             problems.add(path, f"is {_show(value)}; it must be a mapping.")
             return None
-        return dict(value)
+        if len(arguments) < 2 or arguments[1] is Any:
+            return dict(value)
+        return {key: convert(arguments[1], item, (*path, key), problems) for key, item in value.items()}
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return parse(hint, value, path, problems)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from hf_proxadam.study.cells import Cell
-from hf_proxadam.study.local import Event
+from hf_proxadam.study import store
+from hf_proxadam.study.cells import Cell, title
+from hf_proxadam.study.runner import Event
 from hf_proxadam.study.spec import Study
 
 # Without a terminal the status is a line of its own, now and then.
@@ -21,7 +22,7 @@ class Progress:
         study: gives the selection metric and the order of the optimizers.
         results: what is finished already, by cell hash.
         cells: all cells of the study.
-        workers: how many run side by side, for the time left.
+        workers: how many run side by side, for the time left; 0 where none are to be run.
         stream: where to print; default: standard error, so that standard output stays for the result.
         clock: seconds, for tests.
     """
@@ -43,10 +44,12 @@ class Progress:
         self.running: dict[str, float] = {}
         self.seconds: list[float] = []
         self.best: dict[str, float] = {}
+        self._labels = list(dict.fromkeys(_label(cell.point) for cell in cells))
         self.last_status = clock()
         for result in results.values():
             self._count(result)
-        self._print(f"{study.name}: {len(cells)} cells, {self.done} finished before, {workers} at a time.")
+        at_a_time = f", {workers} at a time" if workers else ""
+        self._print(f"{study.name}: {len(cells)} cells, {self.done} finished before{at_a_time}.")
 
     def event(self, event: Event, result: dict[str, Any] | None = None) -> None:
         """Take note of an event; `result` belongs to a `done` one."""
@@ -84,9 +87,7 @@ class Progress:
         left = self.seconds_left()
         if left is not None:
             parts.append(f"about {show_seconds(left)} left")
-        best = ", ".join(
-            f"{spec.label} {self.best[spec.label]:.4f}" for spec in self.study.optimizers if spec.label in self.best
-        )
+        best = ", ".join(f"{label} {self.best[label]:.4f}" for label in self._labels if label in self.best)
         if best:
             parts.append(f"best validation {self.study.selection_metric}: {best}")
         return "; ".join(parts)
@@ -105,23 +106,26 @@ class Progress:
         if result["status"] == "diverged":
             self.diverged += 1
             return
-        label, score = result["cell"]["optimizer"], result["validation"][self.study.selection_metric]
+        label, score = _label(result["cell"]), result["validation"][self.study.selection_metric]
         better = max if self.study.greater_is_better else min
         self.best[label] = better(score, self.best.get(label, score))
 
     def _outcome(self, result: dict[str, Any]) -> str:
-        cell, metric = result["cell"], self.study.selection_metric
+        metric = self.study.selection_metric
         score = "diverged"
         if result["status"] != "diverged":
             score = f"validation {metric} {result['validation'][metric]:.4f}"
-        return (
-            f"{cell['optimizer']}, lr {cell['learning_rate']:g}, decay {cell['weight_decay']:g}, seed {cell['seed']}: "
-            f"{score} in {result['timing']['train_seconds']:.1f} s"
-        )
+        return f"{title(result['cell'])}: {score} in {result['timing']['train_seconds']:.1f} s"
 
     def _print(self, line: str) -> None:
         self.stream.write(("\r\x1b[2K" if self.live else "") + line + "\n")
         self.stream.flush()
+
+
+def _label(point: dict[str, Any]) -> str:
+    """What is compared with what: an optimizer, in one of the study's settings."""
+    setting = store.setting(point)
+    return f"{point['optimizer']} ({setting})" if setting else str(point["optimizer"])
 
 
 def show_seconds(seconds: float) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from hf_proxadam.study.optimizers import check_optimizer, known_optimizers
-from hf_proxadam.study.parsing import Problems, convert, one_of, parse, parse_fields, read_yaml
+from hf_proxadam.study.parsing import Path, Problems, convert, one_of, parse, parse_fields, read_yaml
 from hf_proxadam.tasks import TASKS, task_class
+from hf_proxadam.tasks.base import Task
 
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
 
@@ -53,6 +54,10 @@ class Training:
         eval_steps: the validation split is evaluated every so many steps; below 1, their share of all steps.
         threads: CPU threads per worker. A part of the spec, for the number of threads decides the order of sums.
         use_cpu: train on the CPU even where there is a GPU.
+        processes_per_cell: processes (and GPUs, where there are any) that train a cell together, each on batches of
+            `per_device_train_batch_size`: a step then sees so many times more examples. The Trainer then fills up the
+            last batch of an evaluation, so that losses of validation and test are exact to about a hundredth only;
+            metrics are exact.
     """
 
     num_train_epochs: float = 3.0
@@ -69,6 +74,7 @@ class Training:
     eval_steps: float = 0.1
     threads: int = 1
     use_cpu: bool = False
+    processes_per_cell: int = 1
 
     def __post_init__(self) -> None:
         wrong = [
@@ -78,6 +84,7 @@ class Training:
                 "per_device_eval_batch_size",
                 "gradient_accumulation_steps",
                 "threads",
+                "processes_per_cell",
             )
             if getattr(self, name) < 1
         ]
@@ -105,10 +112,20 @@ class Training:
         if wrong:
             raise ValueError(" ".join(wrong))
 
+    def as_dict(self) -> dict[str, Any]:
+        """All fields; one process per cell, which was always so before there could be more, goes without saying."""
+        spec = dataclasses.asdict(self)
+        if self.processes_per_cell == 1:
+            del spec["processes_per_cell"]
+        return spec
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
     """A comparison: every optimizer x learning rate x weight decay x seed on one task.
+
+    Where there are several loss multipliers or model variants, that whole grid is run for each of them, and each has a
+    table of its own in the card.
 
     Args:
         name: what the study is called in its card.
@@ -118,6 +135,9 @@ class Study:
         learning_rates: peak learning rates, positive.
         weight_decays: strengths of the regulariser, not negative.
         seeds: seeds of the weights and of the data's order; the same ones for every optimizer, so that runs pair up.
+        loss_multipliers: what the loss is multiplied by before the backward pass; a scale-free optimizer doesn't care.
+        model_variants: label to those options of `model` that are others in this variant, such as its depth; without
+            any, `model` is the only one.
         training: how every cell is trained.
         selection_metric: the cell is chosen by this metric on the validation split.
         greater_is_better: whether its largest value is the best.
@@ -132,6 +152,8 @@ class Study:
     learning_rates: tuple[float, ...]
     weight_decays: tuple[float, ...]
     seeds: tuple[int, ...]
+    loss_multipliers: tuple[float, ...] = (1.0,)
+    model_variants: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     training: Training = dataclasses.field(default_factory=Training)
     selection_metric: str = "accuracy"
     greater_is_better: bool = True
@@ -139,12 +161,28 @@ class Study:
     retries: int = 2
 
     def as_dict(self) -> dict[str, Any]:
-        """The whole spec as JSON's types, with what is always so in a comparison."""
-        return {**dataclasses.asdict(self), "max_grad_norm": 0.0}
+        """The whole spec as JSON's types, with what is always so in a comparison.
+
+        What came later and was not made use of is left out: a study that was finished before it came is still the same.
+        """
+        spec = {**dataclasses.asdict(self), "max_grad_norm": 0.0}
+        # A list, for their order counts, and a mapping's keys are sorted in the file.
+        spec["model_variants"] = [{"label": label, **model} for label, model in self.model_variants.items()]
+        if not self.model_variants:
+            del spec["model_variants"]
+        if self.loss_multipliers == (1.0,):
+            del spec["loss_multipliers"]
+        spec["training"] = self.training.as_dict()
+        return spec
 
 
-def load_study_file(path: str | pathlib.Path) -> Study:
+def load_study_file(path: str | pathlib.Path, options: Mapping[str, Mapping[str, Any]] | None = None) -> Study:
     """Read and check a study file.
+
+    Args:
+        path: the file.
+        options: entries that are added to the file's `model` or `training`, or stand in the place of its own; None
+            takes one of its own away.
 
     Returns:
         The study, with all options of the task filled in.
@@ -159,6 +197,9 @@ def load_study_file(path: str | pathlib.Path) -> Study:
         raise ValueError(f"The study file {path} can't be read: {reason}.") from error
     data, lines = read_yaml(text, str(path))
     problems = Problems(str(path), lines)
+    for part, entries in (options or {}).items():
+        if entries and isinstance(data, dict) and isinstance(data.setdefault(part, {}), dict):
+            data[part] = {key: value for key, value in (data[part] | entries).items() if value is not None}
     study = parse_study(data, problems)
     problems.raise_if_any()
     assert study is not None
@@ -171,7 +212,7 @@ def parse_study(data: Any, problems: Problems) -> Study | None:
     Every field is checked as far as it can be, whatever is wrong with the others: one look should tell everything.
     """
     values = parse_fields(Study, data, (), problems)
-    for key in ("optimizers", "learning_rates", "weight_decays", "seeds"):
+    for key in ("optimizers", "learning_rates", "weight_decays", "seeds", "loss_multipliers"):
         if key in values and not values[key]:
             problems.add((key,), "is an empty list; it needs at least one entry.")
     labels = {("optimizers", i): spec.label for i, spec in enumerate(values.get("optimizers", ()))}
@@ -193,6 +234,7 @@ def parse_study(data: Any, problems: Problems) -> Study | None:
 _RULES: tuple[tuple[str, type, str, Callable[[Any], bool]], ...] = (
     ("learning_rates", float, "a learning rate must be positive", lambda value: value > 0),
     ("weight_decays", float, "a weight decay must not be negative", lambda value: value >= 0),
+    ("loss_multipliers", float, "a loss multiplier must be positive", lambda value: value > 0),
     ("seeds", int, "a seed must be in [0, 2^32)", lambda value: 0 <= value < 2**32),
     ("record_scales_every", int, "it must be at least 1, or 0 for never", lambda value: value >= 0),
     ("retries", int, "it must not be negative", lambda value: value >= 0),
@@ -237,14 +279,43 @@ def _check_task(values: dict[str, Any], problems: Problems) -> None:
     task = parse(task_class(name), values.get("model", {}), ("model",), problems)
     if task is None:
         return
-    if not task.has_test:
-        problems.add(("model",), "these options leave no test split to report on; hold some of the training data out.")
+    metric = values.get("selection_metric", "accuracy")
+    _check_data(task, metric, ("model",), problems)
     values["model"] = dataclasses.asdict(task)
-    metric, metrics = values.get("selection_metric", "accuracy"), (*task.metrics, "loss")
-    if metric not in metrics:
-        problems.add(("selection_metric",), f"is {metric!r}; {one_of(metric, metrics)}")
+    variants = values.get("model_variants", {})
+    models: dict[tuple[str, str], str] = {}
+    for label, overrides in variants.items():
+        path = ("model_variants", str(label))
+        if not (isinstance(label, str) and label.strip()):
+            problems.add(path, f"the label {label!r} must be a text: put it between quotes.")
+            continue
+        # Only what the variant itself says is read: mistakes in `model` are told once.
+        given = parse_fields(type(task), {**values["model"], **overrides}, path, problems)
+        if not all(key in given for key in overrides):
+            continue
+        try:
+            variant = type(task)(**given)
+        except ValueError as error:
+            problems.add(path, str(error))
+            continue
+        _check_data(variant, metric, path, problems)
+        variants[label] = {key: getattr(variant, key) for key in overrides}
+        models[path] = repr(variant)
+    _check_unique(models, problems, "model")
     if metric == "loss" and values.get("greater_is_better", True):
         problems.add(("greater_is_better",), "must be false for the metric loss: the smallest loss is the best.")
+
+
+def _check_data(task: Task, metric: str, path: Path, problems: Problems) -> None:
+    """Check that there is a split to report on, and that the metric to choose by is one of the task's."""
+    try:
+        if not task.has_test:
+            problems.add(path, "these options leave no test split to report on; hold some of the training data out.")
+    except ValueError as error:  # for some tasks the data must be read to know
+        problems.add(path, str(error))
+    metrics = (*task.metrics, "loss")
+    if metric not in metrics:
+        problems.add(("selection_metric",), f"is {metric!r}; {one_of(metric, metrics)}")
 
 
 def _check_unique(entries: Mapping[Any, Hashable], problems: Problems, what: str = "value") -> None:

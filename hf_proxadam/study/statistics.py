@@ -10,6 +10,9 @@ import pandas as pd
 from scipy import stats
 
 CELL = ["optimizer", "learning_rate", "weight_decay"]
+# What a study's grids differ by, where it has several: all functions but `rank_correlation` take the runs of one.
+SETTING = ("variant", "loss_multiplier")
+MIN_VARIANTS_FOR_CORRELATION = 3
 MIN_SEEDS_FOR_INTERVAL = 3
 CONFIDENCE = 0.95
 RESAMPLES = 9999
@@ -137,6 +140,29 @@ def summarise(
             }
         )
     return pd.DataFrame(rows)
+
+
+def rank_correlation(points: pd.DataFrame) -> pd.DataFrame:
+    """Correlate, over a study's settings, how far an optimizer is ahead of the baseline and how far scales spread.
+
+    Args:
+        points: a row per optimizer and setting: `optimizer`, `variant`, `advantage` (of the test metric over the
+            baseline's, positive where the optimizer is better) and `spread` (of the scales of the baseline's gradients
+            between modules, in octaves).
+
+    Returns:
+        One row per optimizer, in the order of `points`: `optimizer`, `n_points` (settings with both numbers) and
+        Spearman's `correlation`: NaN with fewer than 3 variants among them, from which nothing is claimed, and where
+        all points have the same advantage or the same spread.
+    """
+    rows = []
+    for label, own in points.groupby("optimizer", sort=False):
+        known = own.dropna(subset=["advantage", "spread"])
+        varied = min(known[column].nunique() for column in ("advantage", "spread")) > 1
+        enough = known["variant"].nunique() >= MIN_VARIANTS_FOR_CORRELATION
+        found = stats.spearmanr(known["spread"], known["advantage"]).statistic if varied and enough else np.nan
+        rows.append({"optimizer": label, "n_points": len(known), "correlation": float(found)})
+    return pd.DataFrame(rows, columns=["optimizer", "n_points", "correlation"])
 
 
 def bootstrap_interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:

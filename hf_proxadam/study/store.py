@@ -19,7 +19,12 @@ from hf_proxadam import atomic
 from hf_proxadam.study.environment import environment
 
 SCHEMA_VERSION = 1
-CELL_COLUMNS = ("optimizer", "optim", "optim_args", "learning_rate", "weight_decay", "seed")
+CELL_COLUMNS = (
+    *("optimizer", "optim", "optim_args", "variant", "loss_multiplier"),
+    *("learning_rate", "weight_decay", "seed"),
+)
+# Results that were written before there were such columns are of cells with these values.
+_LATER_COLUMNS = {"variant": "", "loss_multiplier": 1.0}
 TIMING_COLUMNS = ("train_seconds", "samples_per_second")
 
 
@@ -92,6 +97,7 @@ def load_result(folder: Path, cell_hash: str) -> dict[str, Any] | None:
     result = _load(path, ("hash", "cell", "status", "curve", "timing"))
     if result["hash"] != cell_hash:
         raise ValueError(f"{path} holds the result of cell {result['hash']}: delete the file and run the study again.")
+    result["cell"] = {**_LATER_COLUMNS, **result["cell"]}
     return result
 
 
@@ -117,10 +123,11 @@ def load_runs(folder: Path) -> pd.DataFrame:
     """Read all finished cells as one table, a row per cell.
 
     Returns:
-        Columns `hash`, `optimizer` (its label), `optim`, `optim_args`, `learning_rate`, `weight_decay`, `seed`,
-        `status` (`finished` or `diverged`), `validation_<metric>` and `test_<metric>` for every metric of the task
-        (NaN where the run diverged), `train_seconds`, `samples_per_second`; sorted by the study's order of optimizers,
-        then learning rate, weight decay and seed, all ascending.
+        Columns `hash`, `optimizer` (its label), `optim`, `optim_args`, `variant` (empty where the study has none),
+        `loss_multiplier`, `learning_rate`, `weight_decay`, `seed`, `status` (`finished` or `diverged`),
+        `validation_<metric>` and `test_<metric>` for every metric of the task (NaN where the run diverged),
+        `train_seconds`, `samples_per_second`; sorted by the study's order of optimizers, then of variants, then loss
+        multiplier, learning rate, weight decay and seed, all ascending.
 
     Raises:
         ValueError: the folder is no study folder, or a file in it is torn or of another version.
@@ -137,9 +144,13 @@ def load_runs(folder: Path) -> pd.DataFrame:
     measured = sorted(metrics, key=lambda column: (column.startswith("test_"), column))
     runs = pd.DataFrame(rows, columns=["hash", *CELL_COLUMNS, "status", *measured, *TIMING_COLUMNS])
     runs = runs.astype(dict.fromkeys([*measured, *TIMING_COLUMNS], "float64"))
-    order = {spec["label"]: i for i, spec in enumerate(load_study(folder)["study"]["optimizers"])}
-    keys = runs.assign(optimizer=runs["optimizer"].map(order))
-    index = keys.sort_values(["optimizer", "learning_rate", "weight_decay", "seed"], kind="stable").index
+    study = load_study(folder)["study"]
+    order = {spec["label"]: i for i, spec in enumerate(study["optimizers"])}
+    variants = [variant["label"] for variant in study.get("model_variants", [])]
+    order_of_variants = {label: i for i, label in enumerate(variants)}
+    keys = runs.assign(optimizer=runs["optimizer"].map(order), variant=runs["variant"].map(order_of_variants))
+    by = ["optimizer", "variant", "loss_multiplier", "learning_rate", "weight_decay", "seed"]
+    index = keys.sort_values(by, kind="stable").index
     return runs.loc[index].reset_index(drop=True)
 
 
@@ -154,6 +165,16 @@ def load_curves(folder: Path) -> pd.DataFrame:
     first = ["hash", "step", "epoch", "learning_rate", "train_loss"]
     others = sorted({name for point in points for name in point} - set(first))
     return pd.DataFrame(points, columns=[*first, *others])
+
+
+def setting(point: dict[str, Any]) -> str:
+    """What tells the grid that a cell is of from the study's other grids, for people; empty where it is the only one.
+
+    >>> setting({"variant": "depth 8", "loss_multiplier": 10.0}), setting({"variant": "", "loss_multiplier": 1.0})
+    ('depth 8, loss x 10', '')
+    """
+    multiplier = f"loss x {point['loss_multiplier']:g}" if point["loss_multiplier"] != 1 else ""
+    return ", ".join(part for part in (point["variant"], multiplier) if part)
 
 
 def _load(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:

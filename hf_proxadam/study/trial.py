@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -62,7 +63,8 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, Any]:
     """
     task = _task(cell.task, json.dumps(cell.model, sort_keys=True))
     scales = store.scales_folder(folder, cell.hash)
-    shutil.rmtree(scales, ignore_errors=True)  # of an attempt that was interrupted
+    if os.environ.get("RANK", "0") == "0":
+        shutil.rmtree(scales, ignore_errors=True)  # of an attempt that was interrupted
     stop = StopWhenDiverged()
     callbacks: list[TrainerCallback] = [stop]
     if cell.record_scales_every:
@@ -71,6 +73,7 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="hf-proxadam-") as scratch:
         set_seed(cell.seed)
         trainer = ExperimentTrainer(
+            loss_multiplier=cell.loss_multiplier,
             model=unscaled(task.make_model()),
             args=_arguments(cell, task, scratch),
             train_dataset=task.train,
@@ -105,7 +108,7 @@ def _arguments(cell: Cell, task: Task, scratch: str) -> TrainingArguments:
     training = cell.training
     steps = training.max_steps
     if steps < 0:
-        batches = math.ceil(len(task.train) / training.per_device_train_batch_size)
+        batches = math.ceil(len(task.train) / (training.per_device_train_batch_size * training.processes_per_cell))
         steps = math.ceil(math.ceil(batches / training.gradient_accumulation_steps) * training.num_train_epochs)
     return TrainingArguments(
         output_dir=scratch,
