@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hf_proxadam import atomic
-from hf_proxadam.report import card, data, figures, figures_scales, model_card, model_data, style
+from hf_proxadam.report import card, data, figures, figures_scales, gap, model_card, model_data, style
 
 
 def make(folder: Path) -> Path:
@@ -44,10 +44,13 @@ def draw(contents: data.Contents) -> dict[str, bytes]:
     """Draw every figure of a study that there are data for: file name to PNG, in the card's order."""
     with style.fixed():
         results = {
-            "test_error.png": figures.heat_maps(contents),
+            "test_error.png": figures.heat_maps(contents.by_label),
             "learning_curves.png": figures.learning_curves(contents),
         }
-    return _png(results) | _png(_scale_figures(contents.modules))
+        against_spread = gap.gap_against_spread(contents)
+        if against_spread:
+            results["gap_against_spread.png"] = against_spread
+    return _png(results) | _png(_scale_figures(contents.by_label.modules))
 
 
 def _scale_figures(modules: dict[str, pd.DataFrame]) -> dict[str, Figure]:

@@ -3,7 +3,7 @@
 import pandas as pd
 from huggingface_hub import DatasetCardData
 
-from hf_proxadam.report import provenance, sections, text
+from hf_proxadam.report import gap, provenance, sections, text
 from hf_proxadam.report.data import Contents
 from hf_proxadam.report.metric import Metric
 from hf_proxadam.report.text import escape
@@ -12,10 +12,13 @@ from hf_proxadam.study import statistics
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 
+_GAP = "gap_against_spread.png"
 _ONE_SCALE = "One colour scale for all panels."
 CAPTIONS = {
     "test_error.png": f"Test error, mean over seeds, for every learning rate and weight decay. {_ONE_SCALE}",
     "learning_curves.png": "Training loss and validation metric at each optimizer's chosen cell.",
+    _GAP: "How far each optimizer is ahead of Adam-l2 on test data, against the spread of the scales of Adam-l2's "
+    "gradients between modules, for every setting of the study.",
     "gradient_scales.png": f"Scale of the gradients per module and step at the chosen cells. {_ONE_SCALE}",
     "update_scales.png": "Scale of the updates (what was added to the weights, decay included) per module and step at "
     f"the chosen cells. {_ONE_SCALE}",
@@ -37,27 +40,36 @@ def make_card(contents: Contents, figures: list[str]) -> str:
     Returns:
         The text of README.md: the metadata between `---` lines, then the Markdown.
     """
-    summary = statistics.summarise(
-        contents.runs, contents.chosen, contents.metric, contents.greater_is_better, contents.baseline or ""
-    )
+    summaries = {
+        title: statistics.summarise(part.runs, part.chosen, part.metric, part.greater_is_better, part.baseline or "")
+        for title, part in contents.parts.items()
+    }
     results = [name for name in figures if name in ("test_error.png", "learning_curves.png")]
     body = [
         f"# Optimizers compared: {escape(contents.study['study']['name'])}",
         _introduction(contents),
         _open_cells(contents),
         "## Results",
-        _headline(contents, summary),
-        verdict(contents, summary),
+        *(
+            paragraph
+            for title, part in contents.parts.items()
+            for paragraph in (
+                f"### {escape(title)}" if title else "",
+                _headline(part, summaries[title]),
+                verdict(part, summaries[title]),
+            )
+        ),
         *(_figure(name) for name in results),
+        *_gap(contents, figures),
         "## How the cells were chosen",
-        _selection(contents, summary),
+        _selection(contents.by_label),
         "## Scales of gradients and updates",
-        _scales(contents),
-        *(_figure(name) for name in figures if name not in results),
+        _scales(contents.by_label),
+        *(_figure(name) for name in figures if name not in (*results, _GAP)),
         "## Reproducibility",
         provenance.reproducibility(contents),
         "## Limits",
-        provenance.limits(contents, summary),
+        provenance.limits(contents, pd.concat(summaries.values())),
         "## Files",
         provenance.files(contents),
     ]
@@ -140,7 +152,15 @@ def _headline(contents: Contents, summary: pd.DataFrame) -> str:
     return text.table(header, rows, "l")
 
 
-def _selection(contents: Contents, summary: pd.DataFrame) -> str:
+def _gap(contents: Contents, figures: list[str]) -> list[str]:
+    told = gap.section(contents)
+    if not told:
+        return []
+    title = f"## {escape(contents.baseline or 'The baseline')}'s gap and the spread of its gradients' scales"
+    return [title, told, *(_figure(name) for name in figures if name == _GAP)]
+
+
+def _selection(contents: Contents) -> str:
     metric, chosen = escape(contents.metric), contents.chosen
     validation = text.enumerate_words(
         [

@@ -30,7 +30,8 @@ class Contents:
 
     Attributes:
         study: `study` (the spec), `cells` (hashes of the whole grid), `command`, `environment`, and `live_optimizers`
-            (per label: `class` and `defaults` of the optimizer that really ran at the chosen cell).
+            (per label of `by_label`: `class`, `defaults` and `groups` of the optimizer that really ran at the chosen
+            cell).
         runs: the table of `hf_proxadam.study.store.load_runs`.
         curves: the table of `hf_proxadam.study.store.load_curves`.
         scales: gradient scales of the shown runs with a column `hash`, or None where none were recorded.
@@ -68,6 +69,29 @@ class Contents:
         return None if rows.empty else str(rows["optimizer"].iloc[0])
 
     @functools.cached_property
+    def parts(self) -> dict[str, "Contents"]:
+        """The study's settings (model variant, loss multiplier), each a comparison of its own: title to its contents.
+
+        In the study's order; the title is empty where there is but one.
+        """
+        parts = {}
+        for point, runs in self.runs.groupby(list(statistics.SETTING), sort=False):
+            title = store.setting(dict(zip(statistics.SETTING, point, strict=True))) or f"loss x {point[1]:g}"
+            parts[title] = dataclasses.replace(self, runs=runs.reset_index(drop=True))
+        return parts if len(parts) > 1 else {"": self}
+
+    @functools.cached_property
+    def by_label(self) -> "Contents":
+        """The same with an optimizer of its own for every optimizer and setting: `adam_l2 (depth 8)`."""
+        if len(self.parts) == 1:
+            return self
+        renamed = [
+            part.runs.assign(optimizer=part.runs["optimizer"] + f" ({title})", variant="", loss_multiplier=1.0)
+            for title, part in self.parts.items()
+        ]
+        return dataclasses.replace(self, runs=pd.concat(renamed, ignore_index=True))
+
+    @functools.cached_property
     def label_of(self) -> dict[str, str]:
         """Hash of a run to the label of its optimizer."""
         return dict(zip(self.runs["hash"], self.runs["optimizer"], strict=True))
@@ -80,6 +104,7 @@ class Contents:
         tables = {
             self.label_of[cell_hash]: derived.by_module(self.scales.filter(pc.field("hash") == cell_hash))
             for cell_hash in self.scales["hash"].unique().to_pylist()
+            if cell_hash in self.label_of
         }
         return {label: tables[label] for label in self.optimizers if label in tables}
 
@@ -101,16 +126,17 @@ def collect(folder: Path) -> Contents:
         )
     contents = Contents(study=study, runs=runs, curves=curves, scales=None)
     live = {result["hash"]: result.get("optimizer") for result in results}
-    shown = chosen_runs(contents).groupby("optimizer", sort=False)["hash"].first()
+    shown = chosen_runs(contents.by_label).groupby("optimizer", sort=False)["hash"].first()
     study["live_optimizers"] = {label: live[cell_hash] for label, cell_hash in shown.items()}
-    labels = {label: without_paths(label) for label in contents.optimizers}
-    if len(set(labels.values())) < len(labels):
-        raise ValueError(
-            f"Labels {sorted(labels)} can't be told apart without their paths: give the optimizers other labels."
-        )
-    for column in ("optimizer", "optim", "optim_args"):
+    for kind, given in (("optimizers", contents.optimizers), ("model variants", list(runs["variant"].unique()))):
+        if len({without_paths(label) for label in given}) < len(given):
+            raise ValueError(
+                f"Labels {sorted(given)} can't be told apart without their paths: give the {kind} other labels."
+            )
+    for column in ("optimizer", "optim", "optim_args", "variant"):
         runs[column] = runs[column].map(without_paths, na_action="ignore").astype("string")
-    return Contents(study=without_paths(study), runs=runs, curves=curves, scales=_shown_scales(folder, contents))
+    shown_scales = _shown_scales(folder, contents.by_label)
+    return Contents(study=without_paths(study), runs=runs, curves=curves, scales=shown_scales)
 
 
 def write(contents: Contents, report: Path) -> None:

@@ -131,18 +131,53 @@ def _heat_cell(
 
 
 def learning_curves(contents: Contents) -> Figure:
-    """Training loss and validation metric against the step at the chosen cells: mean and range over seeds."""
+    """Training loss and validation metric against the step at the chosen cells: mean and range over seeds.
+
+    A row of panels for every setting of the study.
+    """
+    figure = Figure(figsize=(style.WIDTH, 0.6 + 3.6 * len(contents.parts)))
+    rows = figure.subplots(len(contents.parts), 2, squeeze=False)
+    seeds = pd.concat([_seeds(part) for part in contents.parts.values()])
+    for i, (title, part) in enumerate(contents.parts.items()):
+        _curves(part, rows[i][0], rows[i][1], {label: j for j, label in enumerate(contents.optimizers)}, seeds)
+        for panel in rows[i]:
+            panel.set_title(style.fit(title, style.WIDTH / 2.5) if title else "")
+    # The same colours and names in all rows: every optimizer is named once.
+    named = {label: handle for row in rows for handle, label in zip(*row[0].get_legend_handles_labels(), strict=True)}
+    letters = max((len(label) + 9 for label in named), default=1) * len(named)
+    _, columns = style.grid(len(named), style.columns(figure, letters, len(named)))
+    over = plural(seeds.max(), "seed") if seeds.nunique() == 1 else "seeds"
+    lines = f"line: mean over {over}; band: their range" if seeds.max() > 1 else None
+    figure.legend(
+        list(named.values()),
+        list(named),
+        loc="outside lower center",
+        ncols=columns,
+        handlelength=3,
+        title=lines,
+        title_fontsize=9.5,
+    )
+    return figure
+
+
+def _seeds(contents: Contents) -> "pd.Series[int]":
+    """How many runs there are at each optimizer's chosen cell."""
+    runs = contents.runs.merge(contents.chosen[CELL], on=CELL)
+    return runs.groupby("optimizer")["hash"].nunique()
+
+
+def _curves(
+    contents: Contents, loss_panel: Axes, metric_panel: Axes, index: dict[str, int], all_seeds: "pd.Series[int]"
+) -> None:
+    """Draw the curves of one setting; `index` gives the optimizers their colours."""
     metric = Metric.of(contents)
     runs = contents.runs.merge(contents.chosen[CELL], on=CELL)[["hash", "optimizer"]]
-    curves = contents.curves.merge(runs, on="hash")
-    figure = Figure(figsize=(style.WIDTH, 4.2))
-    loss_panel, metric_panel = figure.subplots(1, 2)
-    seeds = runs.groupby("optimizer")["hash"].nunique()
-    for i, label in enumerate(contents.optimizers):
+    curves, seeds = contents.curves.merge(runs, on="hash"), _seeds(contents)
+    for label in contents.optimizers:
         own = curves[curves["optimizer"] == label]
-        name = shorten(visible(label), 40) + (f" ({plural(seeds[label], 'seed')})" if seeds.nunique() > 1 else "")
-        _mean_and_range(loss_panel, own, "train_loss", 1.0, name, i)
-        _mean_and_range(metric_panel, own, f"validation_{metric.name}", metric.factor, name, i, marker="o")
+        name = shorten(visible(label), 40) + (f" ({plural(seeds[label], 'seed')})" if all_seeds.nunique() > 1 else "")
+        _mean_and_range(loss_panel, own, "train_loss", 1.0, name, index[label])
+        _mean_and_range(metric_panel, own, f"validation_{metric.name}", metric.factor, name, index[label], marker="o")
     loss_panel.set(xlabel="step", ylabel="training loss")
     metric_panel.set(xlabel="step", ylabel=metric.label(f"validation {visible(metric.name)}"))
     losses = curves["train_loss"].dropna() if "train_loss" in curves else pd.Series(dtype=float)
@@ -155,15 +190,6 @@ def learning_curves(contents: Contents) -> Figure:
         panel.grid(color="#E6E6E6")
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
-    handles, labels = loss_panel.get_legend_handles_labels()
-    letters = max((len(label) + 9 for label in labels), default=1) * len(labels)
-    _, columns = style.grid(len(labels), style.columns(figure, letters, len(labels)))
-    over = plural(seeds.max(), "seed") if seeds.nunique() == 1 else "seeds"
-    title = f"line: mean over {over}; band: their range" if seeds.max() > 1 else None
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, handlelength=3, title=title, title_fontsize=9.5
-    )
-    return figure
 
 
 def _mean_and_range(

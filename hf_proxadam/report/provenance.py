@@ -9,16 +9,18 @@ from hf_proxadam.report.data import Contents
 from hf_proxadam.report.text import escape, plural
 from hf_proxadam.study import statistics
 
-_TOLD = ("model", "training", "learning_rates", "weight_decays", "seeds")
+_AXES = ("learning_rates", "weight_decays", "seeds", "loss_multipliers", "model_variants")
+_TOLD = ("model", "training", *_AXES)
 _LIVE = (
-    "The optimizers that really ran at the chosen cells, with the defaults of their parameter groups (learning rate "
-    "and weight decay are those of the cell; options that are off are left out here, and stand in `study.json`):"
+    "The optimizers that really ran at the chosen cells, with the weight decay that each parameter was under (the "
+    "Trainer leaves biases and normalisation without) and the defaults that they were made with (the learning rate is "
+    "the cell's; options that are off are left out here, and stand in `study.json`):"
 )
 
 
 def grid(study: dict[str, Any]) -> str:
     """The size of the grid: `2 learning rates, 2 weight decays and 3 seeds`."""
-    counts = [(len(study[key]), key[:-1].replace("_", " ")) for key in ("learning_rates", "weight_decays", "seeds")]
+    counts = [(len(study[key]), key[:-1].replace("_", " ")) for key in _AXES if key in study]
     return text.enumerate_words([plural(count, noun) for count, noun in counts])
 
 
@@ -26,20 +28,30 @@ def reproducibility(contents: Contents) -> str:
     """Command, study, the optimizers that ran, versions and hardware, time."""
     study = contents.study["study"]
     seconds = contents.runs["train_seconds"]
-    told = "; ".join(f"{key.replace('_', ' ')} {escape(sections.flat(study[key]))}" for key in _TOLD)
+    told = "; ".join(f"{key.replace('_', ' ')} {escape(sections.flat(study[key]))}" for key in _TOLD if key in study)
     live = [
-        [escape(label), *sections.live_optimizer(contents.study["live_optimizers"].get(label) or {})]
-        for label in contents.optimizers
+        [escape(label), *_live_optimizer(contents.study["live_optimizers"].get(label) or {})]
+        for label in contents.by_label.optimizers
     ]
     paragraphs = [
         *sections.command(contents.study.get("command", [])),
         f"The study, as in `study.json`: {told}.",
         _LIVE,
-        text.table(["optimizer", "class", "defaults"], live, "lll"),
+        text.table(["optimizer", "class", "weight decay", "defaults"], live, "llll"),
         *sections.versions(contents.study.get("environment", {})),
         f"Training took {text.duration(seconds.sum())} in all; the median run took {text.duration(seconds.median())}.",
     ]
     return "\n\n".join(paragraphs)
+
+
+def _live_optimizer(live: dict[str, Any]) -> list[str]:
+    name, defaults = sections.live_optimizer(live)
+    decays = [
+        f"{group['weight_decay']:g} for {plural(group['parameters'], 'parameter')}"
+        for group in live.get("groups", [])
+        if group["weight_decay"] is not None
+    ]
+    return [name, escape(", ".join(decays) or text.NONE), defaults]
 
 
 def limits(contents: Contents, summary: pd.DataFrame) -> str:
@@ -52,11 +64,12 @@ def limits(contents: Contents, summary: pd.DataFrame) -> str:
     study = contents.study["study"]
     points = [
         f"{plural(len(study['seeds']), 'seed')}: {_about_seeds(len(study['seeds']))}",
-        "One task, one model, one data split: intervals cover the seeds, not other data or models.",
+        f"{_about_models(study)}, one data split: intervals cover the seeds, not other data or models.",
         "Several optimizers are compared with the baseline, and intervals are not corrected for their number.",
         f"Every optimizer was given the same {grid(study)}; other hyper-parameters were not tuned.",
     ]
-    edges = [escape(row["optimizer"]) for row in contents.chosen.to_dict("records") if _at_edge(row, study)]
+    chosen = contents.by_label.chosen.to_dict("records")
+    edges = [escape(row["optimizer"]) for row in chosen if _at_edge(row, study)]
     if edges:
         where = text.enumerate_words(edges)
         points.append(f"The chosen cell lies at the edge of the grid for {where}: better ones may lie outside.")
@@ -65,6 +78,11 @@ def limits(contents: Contents, summary: pd.DataFrame) -> str:
         runs = plural(diverged, "run")
         points.append(f"{runs} diverged; means are over the others, which flatters the cells concerned.")
     return "\n".join(f"- {point}" for point in points)
+
+
+def _about_models(study: dict[str, Any]) -> str:
+    variants = study.get("model_variants")
+    return f"One task, {plural(len(variants), 'model variant')}" if variants else "One task, one model"
 
 
 def _about_seeds(count: int) -> str:
