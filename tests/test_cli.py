@@ -1,10 +1,13 @@
+import errno
+
 import pytest
 import yaml
 
-from hf_proxadam import cli, report
+from hf_proxadam import atomic, cli, report
 from hf_proxadam.study import RunnerError, driver
 from hf_proxadam.study.driver import Outcome
 from hf_proxadam.trainer.catalog import CATALOG
+from tests.tasks.image_files import write_digits
 
 STUDY = {
     "name": "tiny",
@@ -29,8 +32,9 @@ def runs(monkeypatch):
     """What run_study and report.make were called with; nothing is trained."""
     calls = []
 
-    def run_study(study, folder, workers, command):
+    def run_study(study, folder, workers, command, runner, address):
         calls.append(("run", study.name, str(folder), workers))
+        calls_and_outcome.study, calls_and_outcome.runner = study, (runner, address)
         return runs_outcome[0]
 
     def make(folder):
@@ -57,6 +61,49 @@ def test_compare_runs_then_reports_and_prints_the_card(study_file, runs, capsys)
     assert capsys.readouterr().out == "The card: runs/tiny/report/README.md\n"
     assert cli.main(["compare", "tiny.yaml", "--output_dir", "here", "--workers", "3"]) == 0
     assert runs.calls[2:] == [("run", "tiny", "here", 3), ("report", "here")]
+
+
+def test_compare_hands_its_options_on(study_file, runs):
+    assert cli.main(["compare", "tiny.yaml"]) == 0
+    assert runs.runner == ("local", None)
+    assert runs.study.training.processes_per_cell == 1
+    options = ["--runner", "ray", "--address", "auto", "--processes_per_cell", "2"]
+    assert cli.main(["compare", "tiny.yaml", *options]) == 0
+    assert runs.runner == ("ray", "auto")
+    assert runs.study.training.processes_per_cell == 2
+
+
+def test_data_and_model_of_a_study_may_be_given_with_the_command(study_file, runs, tmp_path):
+    images = {"dataset_name": "uoft-cs/cifar10", "model_name_or_path": "resnet20"}
+    study_file.write_text(yaml.safe_dump({**STUDY, "task": "images", "model": images}))
+    folder = str(write_digits(tmp_path / "images"))
+    options = ["--dataset_path", folder, "--model_name_or_path", "resnet56"]
+    assert cli.main(["compare", "tiny.yaml", *options]) == 0
+    given = {key: runs.study.model[key] for key in ("dataset_name", "dataset_path", "model_name_or_path")}
+    assert given == {"dataset_name": None, "dataset_path": folder, "model_name_or_path": "resnet56"}
+
+
+def test_an_option_that_the_task_does_not_have_is_refused(study_file, runs, capsys):
+    assert cli.main(["compare", "tiny.yaml", "--model_name_or_path", "x"]) == 2
+    assert "model.model_name_or_path: there is no such key; known are: hidden_size" in capsys.readouterr().err
+    assert runs.calls == []
+
+
+def test_a_url_is_refused_as_output_folder(study_file, runs, capsys):
+    assert cli.main(["compare", "tiny.yaml", "--output_dir", "s3://bucket/study"]) == 2
+    error = capsys.readouterr().err
+    assert "--output_dir is s3:/bucket/study; it must be a folder" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_full_disk_is_one_sentence(study_file, monkeypatch, capsys):
+    def full(path, value):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(atomic, "write_json", full)
+    assert cli.main(["compare", "tiny.yaml"]) == 1
+    error = capsys.readouterr().err
+    assert error == "hf-proxadam: runs/tiny/study.json: No space left on device. Finished cells are kept.\n"
 
 
 def test_dry_run_prints_the_cells_and_makes_nothing(study_file, runs, capsys):

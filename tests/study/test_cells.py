@@ -35,9 +35,23 @@ def test_hash_changes_with_everything_that_decides_the_result(tiny, make_study):
         dataclasses.replace(cell, task="glue"),
         dataclasses.replace(cell, model={**cell.model, "hidden_size": 32}),
         dataclasses.replace(cell, training=dataclasses.replace(cell.training, threads=2)),
+        dataclasses.replace(cell, training=dataclasses.replace(cell.training, processes_per_cell=2)),
         dataclasses.replace(cell, record_scales_every=5),
+        dataclasses.replace(cell, variant="deep"),
+        dataclasses.replace(cell, loss_multiplier=10.0),
     ]
     assert len({cell.hash, *(other.hash for other in changed)}) == len(changed) + 1
+
+
+def test_new_axes_multiply_the_grid_and_keep_the_cells_at_their_defaults(tiny, make_study):
+    tiny["loss_multipliers"] = [1, 10]
+    cells = grid(make_study(tiny))
+    assert [cell.hash for cell in cells if cell.loss_multiplier == 1] == HASHES
+    tiny["model_variants"] = {"deep": {"num_hidden_layers": 3}, "as it is": {}}
+    cells = grid(make_study(tiny))
+    assert len({cell.hash for cell in cells}) == len(cells) == 16
+    assert {(cell.variant, cell.model["num_hidden_layers"]) for cell in cells} == {("deep", 3), ("as it is", 1)}
+    assert cells[2].title == "adam_l2, deep, loss x 10, lr 0.003, decay 0.1, seed 0"
 
 
 def test_changing_a_study_keeps_the_cells_that_are_still_in_it(tiny, make_study):

@@ -1,8 +1,8 @@
 import io
 
 from hf_proxadam.study.cells import grid
-from hf_proxadam.study.local import Event
 from hf_proxadam.study.progress import Progress, show_seconds
+from hf_proxadam.study.runner import Event
 
 
 class Terminal(io.StringIO):

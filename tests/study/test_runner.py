@@ -2,12 +2,10 @@
 
 import contextlib
 import io
-import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,20 +14,12 @@ import yaml
 from hf_proxadam.study import RunnerError, driver, store
 from hf_proxadam.study.cells import grid
 from hf_proxadam.study.driver import describe, run_study
-from hf_proxadam.study.local import Event, LocalRunner
+from hf_proxadam.study.local import LocalRunner
 from hf_proxadam.study.lock import study_lock
+from hf_proxadam.study.runner import Event
+from tests.study.breaking import fake_result, results_of, wait_until
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 180
-
-
-def results_of(folder):
-    results = {}
-    for path in Path(folder, "cells").glob("*/result.json"):
-        result = json.loads(path.read_text())
-        del result["timing"]
-        results[path.parent.name] = result
-    return results
 
 
 def children(pid):
@@ -43,13 +33,6 @@ def is_alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except FileNotFoundError:
         return False
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -184,6 +167,8 @@ def test_a_worker_ends_in_the_middle_of_a_cell_when_its_driver_does(tiny, make_s
 
 def test_failed_cells_keep_their_error_and_the_others_are_counted(tiny, make_study, tmp_path, monkeypatch):
     class Runner:
+        at_once = 1
+
         def __init__(self, *_):
             pass
 
@@ -218,21 +203,3 @@ def test_two_drivers_do_not_share_a_folder(tmp_path):
         pass
     with study_lock(tmp_path, patience=0.2):
         pass
-
-
-def test_workers_must_be_at_least_one(tiny, make_study, tmp_path):
-    with pytest.raises(ValueError, match="workers is 0"):
-        run_study(make_study(tiny), tmp_path, workers=0)
-
-
-def fake_result(cell, seconds=1.0):
-    return {
-        "hash": cell.hash,
-        "cell": cell.point,
-        "status": "finished",
-        "validation": {"accuracy": 0.5, "loss": 1.0},
-        "test": {"accuracy": 0.5, "loss": 1.0},
-        "curve": [],
-        "optimizer": {"class": "A", "defaults": {}},
-        "timing": {"train_seconds": seconds, "samples_per_second": 1.0},
-    }

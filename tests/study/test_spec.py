@@ -6,6 +6,7 @@ import pytest
 
 from hf_proxadam.study.parsing import Problems, parse
 from hf_proxadam.study.spec import Training, load_study_file, parse_study
+from tests.tasks.image_files import write_digits
 
 GOOD = """
 name: tiny
@@ -129,9 +130,78 @@ def test_a_study_of_glue_must_hold_out_validation_data(tiny, tmp_path):
     assert "leave no test split" in problems.found[0][1]
 
 
-def test_shipped_studies_are_valid():
+VARIED = """
+loss_multipliers: [1, 10.5]
+model_variants:
+  deep: {num_hidden_layers: 8}
+  wide: {hidden_size: 32, num_attention_heads: 4}
+"""
+
+
+def test_variants_and_multipliers_are_read(tmp_path):
+    study = load_study_file(write(tmp_path, GOOD + VARIED))
+    assert study.loss_multipliers == (1.0, 10.5)
+    assert study.model_variants == {
+        "deep": {"num_hidden_layers": 8},
+        "wide": {"hidden_size": 32, "num_attention_heads": 4},
+    }
+    assert [variant["label"] for variant in study.as_dict()["model_variants"]] == ["deep", "wide"]
+
+
+def test_what_came_later_is_not_in_the_record_of_a_study_that_makes_no_use_of_it(tmp_path):
+    spec = load_study_file(write(tmp_path, GOOD)).as_dict()
+    assert not {"loss_multipliers", "model_variants"} & set(spec)
+    assert "processes_per_cell" not in spec["training"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("[1, 10.5]", "[1, 0]", "line 13: loss_multipliers[1]: is 0.0; a loss multiplier must be positive."),
+        ("[1, 10.5]", "[]", "loss_multipliers: is an empty list"),
+        ("[1, 10.5]", "[1, 1.0]", "loss_multipliers[1]: the value 1.0 stands here twice"),
+        ("num_hidden_layers: 8", "layers: 8", "line 15: model_variants.deep.layers: there is no such key; known are:"),
+        ("num_hidden_layers: 8", "hidden_size: 9", "line 15: model_variants.deep: digits: hidden_size is 9; it must"),
+        ("num_hidden_layers: 8", "hidden_size: big", "model_variants.deep.hidden_size: is 'big'; it must be a whole"),
+        ("{num_hidden_layers: 8}", "8", "model_variants.deep: is 8; it must be a mapping."),
+        ("deep:", "8:", "line 15: model_variants.8: the label 8 must be a text"),
+        ("{num_hidden_layers: 8}", "{hidden_size: 32, num_attention_heads: 4}", "model_variants.wide: the model"),
+    ],
+)
+def test_refuses_variants_and_multipliers_with_one_sentence(tmp_path, old, new, sentence):
+    assert old in VARIED
+    with pytest.raises(ValueError, match=re.escape(sentence)) as caught:
+        load_study_file(write(tmp_path, GOOD + VARIED.replace(old, new)))
+    assert len(str(caught.value).splitlines()) == 1, "one mistake is told once"
+
+
+def test_a_metric_that_one_variant_lacks_is_refused(tiny):
+    tiny |= {"task": "glue", "selection_metric": "f1", "model": {"task_name": "mrpc", "model_name_or_path": "x"}}
+    tiny["model_variants"] = {"mrpc": {}, "cola": {"task_name": "cola"}}
+    problems = Problems("test")
+    parse_study(tiny, problems)
+    assert [message for _, message in problems.found] == [
+        "selection_metric: is 'f1'; known are: matthews_correlation, accuracy, loss."
+    ]
+
+
+def test_options_stand_in_the_place_of_the_files_own(tmp_path):
+    path = write(tmp_path, GOOD)
+    study = load_study_file(
+        path, {"model": {"hidden_size": 8, "num_attention_heads": None}, "training": {"threads": 2}}
+    )
+    assert study.model["hidden_size"] == 8
+    assert study.model["num_attention_heads"] == 4, "the file's own is gone, and the default back"
+    assert study.training.threads == 2
+    with pytest.raises(ValueError, match="training.processes_per_cell: is 'two'; it must be a whole number"):
+        load_study_file(path, {"training": {"processes_per_cell": "two"}})
+
+
+def test_shipped_studies_are_valid(tmp_path):
     folder = pathlib.Path(__file__).parents[2] / "scripts" / "studies"
     files = sorted(folder.glob("*.yaml"))
     assert files
+    images = {"dataset_path": str(write_digits(tmp_path / "images")), "dataset_name": None}
     for path in files:
-        assert load_study_file(path).name == path.stem
+        options = {"model": images} if "task: images" in path.read_text() else {}
+        assert load_study_file(path, options).name == path.stem

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hf_proxadam.study.statistics import bootstrap_interval, choose_cells, grid_means, summarise
+from hf_proxadam.study.statistics import bootstrap_interval, choose_cells, grid_means, rank_correlation, summarise
 
 
 def table(rows):
@@ -110,6 +110,39 @@ def test_interval_needs_three_seeds_is_fixed_and_covers():
     half_width = 1.96 * values.std(ddof=1) / math.sqrt(40)
     assert low == pytest.approx(values.mean() - half_width, abs=0.05)
     assert high == pytest.approx(values.mean() + half_width, abs=0.05)
+
+
+def spread_points(optimizer, advantages, variants="abcd", spreads=(1.0, 2.0, 3.0, 4.0)):
+    rows = zip(variants, spreads, advantages, strict=False)
+    return [{"optimizer": optimizer, "variant": v, "spread": s, "advantage": a} for v, s, a in rows]
+
+
+def test_rank_correlation_of_known_orders_with_the_number_of_points_beside_it():
+    rows = [
+        *spread_points("up", (-0.1, 0.0, 0.5, 9.0)),
+        *spread_points("down", (3.0, 2.0, 1.0)),
+        # Ranks 1 2 3 4 against 2 1 4 3: 1 - 6 * 4 / (4 * 15).
+        *spread_points("mixed", (0.2, 0.1, 0.4, 0.3)),
+        *spread_points("open", (0.1, 0.2, float("nan"), 0.3)),
+    ]
+    found = rank_correlation(pd.DataFrame(rows)).set_index("optimizer")
+    assert found["correlation"].tolist() == pytest.approx([1.0, -1.0, 0.6, 1.0])
+    assert found["n_points"].tolist() == [4, 3, 4, 3]
+
+
+@pytest.mark.parametrize(
+    ("advantages", "variants", "spreads"),
+    [
+        ((0.1, 0.2), "ab", (1, 2)),
+        ((0.1, 0.2, 0.3, 0.4), "aabb", (1, 2, 3, 4)),  # two variants, each with two loss multipliers
+        ((0.1, 0.1, 0.1), "abc", (1, 2, 3)),
+        ((0.1, 0.2, 0.3), "abc", (2, 2, 2)),
+    ],
+)
+def test_no_rank_correlation_is_claimed_from_too_little(advantages, variants, spreads):
+    (row,) = rank_correlation(pd.DataFrame(spread_points("a", advantages, variants, spreads))).to_dict("records")
+    assert math.isnan(row["correlation"])
+    assert row["n_points"] == len(advantages)
 
 
 def test_grid_means_leave_diverged_runs_out_and_count_them():

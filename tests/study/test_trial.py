@@ -57,6 +57,28 @@ def test_images_are_a_task_of_studies(tiny, make_study, tmp_path, monkeypatch):
     assert without_timing(run_cell(cell, tmp_path)) == without_timing(result)
 
 
+def test_the_weight_decay_is_told_of_the_parameters_that_were_under_it(cell, tmp_path):
+    """The class was made with its own default; what counts is what the Trainer wrote into the groups."""
+    optimizer = run_cell(dataclasses.replace(cell, weight_decay=0.3), tmp_path)["optimizer"]
+    assert optimizer["defaults"]["weight_decay"] != 0.3
+    decayed, others = optimizer["groups"]
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.3, 0.0)
+    assert decayed["lr"] == others["lr"] == cell.learning_rate, "the peak, not what the schedule ended with"
+    assert decayed["parameters"] > others["parameters"] > 0
+
+
+def test_a_multiplied_loss_changes_adam_l2_and_no_scale_free_optimizer(cell, tmp_path):
+    def curves(name):
+        changed = dataclasses.replace(cell, optim=name, weight_decay=1.0)
+        multiplied = dataclasses.replace(changed, loss_multiplier=1024.0)
+        return [run_cell(one, tmp_path)["curve"] for one in (changed, multiplied)]
+
+    plain, multiplied = curves("adamw_scale_free")
+    assert multiplied == plain, "reported losses, too, are those before the multiplication"
+    plain, multiplied = curves("adam_l2")
+    assert multiplied != plain
+
+
 def test_only_the_gradient_scales_are_written(cell, tmp_path):
     run_cell(cell, tmp_path)
     folder = store.scales_folder(tmp_path, cell.hash)
