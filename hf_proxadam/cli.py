@@ -89,7 +89,7 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runner", default="local", choices=RUNNERS, help="run on this machine (default), or on a Ray cluster"
     )
-    parser.add_argument("--address", help="of the Ray cluster: auto, or ray://HOST:PORT (default: one on this machine)")
+    parser.add_argument("--address", help="of the Ray cluster: auto, or HOST:PORT (default: one on this machine)")
     parser.add_argument("--dataset_path", metavar="DIR", help="the study's data, in place of what the file says")
     parser.add_argument("--model_name_or_path", metavar="NAME", help="its model, in place of what the file says")
     parser.add_argument("--dry-run", action="store_true", help="print the cells and how long they should take")
