@@ -34,8 +34,8 @@ class RayRunner:
         workers: how many cells side by side; default: as many as the cluster has room for, as it grows and shrinks.
         threads: CPU threads of each.
         retries: how many times more a cell is tried whose training raised an error or whose process or machine died.
-        address: of the cluster that this machine belongs to: `auto` or HOST:PORT; default: one on this machine alone, that
-            ends with the driver.
+        address: of the cluster that this machine belongs to: `auto` or HOST:PORT; default: one on this machine alone,
+            which ends with the driver.
         use_cpu: train on the CPU even where there are GPUs; otherwise every cell gets a GPU of its own, if the cluster
             has any.
 
