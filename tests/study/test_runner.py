@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,22 +16,7 @@ from hf_proxadam.study.driver import describe, run_study
 from hf_proxadam.study.local import LocalRunner
 from hf_proxadam.study.lock import study_lock
 from hf_proxadam.study.runner import Event
-from tests.study.breaking import fake_result, results_of, wait_until
-
-ROOT = Path(__file__).parents[2]
-
-
-def children(pid):
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
-
-
-def is_alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
+from tests.study.breaking import Driver, fake_result, results_of, wait_until
 
 
 @pytest.fixture
@@ -42,33 +26,16 @@ def study_file(tiny, tmp_path):
     return path
 
 
-def start(study_file, folder):
-    # A session of its own: Ctrl-C goes to a whole process group, and must not reach the tests.
-    return subprocess.Popen(
-        [sys.executable, "-m", "hf_proxadam.cli", "compare", study_file, "--output_dir", folder, "--workers", "1"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def break_after(process, folder, count, kill):
+def break_after(driver, folder, count, kill):
     """Kill when `count` cells are finished and workers are busy; see to it that the workers end, too."""
-    workers = []
-
-    def is_time():
-        workers[:] = children(process.pid)
-        return (workers and len(results_of(folder)) >= count) or process.poll() is not None
-
-    wait_until(is_time)
-    assert workers, "it was over before it could be interrupted"
-    kill(process)
-    code = process.wait(timeout=20)
-    wait_until(lambda: not any(is_alive(worker) for worker in workers))
-    process.communicate()
+    worker = "hf_proxadam.study.worker"
+    wait_until(
+        lambda: (driver.others(worker) and len(results_of(folder)) >= count) or driver.process.poll() is not None
+    )
+    assert driver.others(worker), "it was over before it could be interrupted"
+    kill(driver.process)
+    code = driver.process.wait(timeout=20)
+    wait_until(driver.is_alone)
     return code
 
 
@@ -79,12 +46,15 @@ def test_killed_and_interrupted_equals_undisturbed(study_file, tiny, make_study,
     assert len(whole) == 4
 
     folder = tmp_path / "broken"
-    code = break_after(start(study_file, folder), folder, 1, lambda process: process.kill())
+    code = break_after(Driver(study_file, folder, "--workers", "1"), folder, 1, lambda process: process.kill())
     assert code == -signal.SIGKILL
     killed = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/result.json")}
     assert 1 <= len(killed) < 4, "the kill came too late to show anything"
     code = break_after(
-        start(study_file, folder), folder, len(killed), lambda process: os.killpg(process.pid, signal.SIGINT)
+        Driver(study_file, folder, "--workers", "1"),
+        folder,
+        len(killed),
+        lambda process: os.killpg(process.pid, signal.SIGINT),
     )
     assert code == 130
     outcome = run_study(study, folder, workers=2, stream=io.StringIO())
