@@ -168,12 +168,14 @@ class ModelChoice:
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-        # A head for other classes is made anew; nothing else may be.
-        wrong = [
-            f"{name} ({tuple(there)} there, {tuple(here)} here)"
-            for name, there, here in report["mismatched_keys"]
-            if here[0] != config.num_labels or tuple(there)[1:] != tuple(here)[1:]
-        ]
+        # A head for other classes is made anew; nothing else may be. Before transformers 5 only the names are told.
+        wrong = []
+        for key in report["mismatched_keys"]:
+            name = key if isinstance(key, str) else key[0]
+            here = tuple(model.get_parameter(name).shape)
+            there = None if isinstance(key, str) else tuple(key[1])
+            if here[0] != config.num_labels or (there is not None and there[1:] != here[1:]):
+                wrong.append(f"{name} ({there or 'another shape'} there, {here} here)")
         if wrong:
             raise ValueError(f"The weights of {self.model_name_or_path!r} don't fit the configuration: {wrong[0]}.")
         if trained and (report["missing_keys"] or report["mismatched_keys"]):

@@ -38,7 +38,7 @@ def run(way: str, folder: Path) -> dict[str, Results]:
         command, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         try:
-            output = process.communicate(timeout=900)[0]
+            output = process.communicate(timeout=400)[0]
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # the ranks, too
             raise

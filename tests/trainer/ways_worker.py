@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate.state import AcceleratorState, PartialState
@@ -71,6 +71,11 @@ def allow_fsdp_on_the_cpu() -> None:
             self.fsdp_plugin = fsdp_plugin
 
     AcceleratorState.__init__ = init
+
+
+def resume_on_the_cpu_before_transformers_5() -> None:
+    """Its Trainer loads optimizer.pt to its device, on several processes "cpu:0", which torch does not know."""
+    torch.serialization.register_package(0, lambda _: None, lambda storage, at: storage if at == "cpu:0" else None)
 
 
 class Stop(TrainerCallback):
@@ -155,11 +160,12 @@ def what_ran(used: Trainer) -> dict[str, Any]:
     }
 
 
-def train(way: str, part: str, folder: Path, names: list[str]) -> None:
-    """What one rank does."""
+def train(way: str, part: str, folder: Path, names: list[str]) -> NoReturn:
+    """What one rank does, and ends with."""
     torch.set_num_threads(1)
     if way.startswith("fsdp2"):
         allow_fsdp_on_the_cpu()
+    resume_on_the_cpu_before_transformers_5()
     for name in names:
         if part == "whole":
             used = trainer(way, name, folder / name / "whole")
@@ -177,6 +183,10 @@ def train(way: str, part: str, folder: Path, names: list[str]) -> None:
             torch.save(result, folder / name / f"{part}.pt")
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+    # At once: taking a DDP module down after its process group, as leaving would do, now and then waits for ever.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def launch(way: str, part: str, folder: Path, names: list[str]) -> None:
@@ -196,7 +206,6 @@ def launch(way: str, part: str, folder: Path, names: list[str]) -> None:
             os.environ.update({k: str(v) for k, v in {**where, "RANK": rank, "LOCAL_RANK": rank}.items()})
         os.environ.update(WAYS[way].get("environment", {}))
         train(way, part, folder, names)
-        sys.exit()
     while ranks:
         ended, status = os.wait()
         rank = ranks.pop(ended)
