@@ -63,8 +63,8 @@ def test_a_vit_learns_the_digits_and_leaves_metrics_scales_and_the_live_optimize
     assert record["optimizer"]["class"] == "hf_proxadam.optim.proxadam.ProxAdam"
     assert record["optimizer"]["defaults"]["lr"] == 5e-3
     groups = record["optimizer"]["groups"]
-    assert [(group["learning_rate"], group["weight_decay"]) for group in groups] == [(5e-3, 0.1), (5e-3, 0.0)]
-    assert sum(group["tensors"] for group in groups) == len(list(model.parameters()))
+    assert [(group["lr"], group["weight_decay"]) for group in groups] == [(5e-3, 0.1), (5e-3, 0.0)]
+    assert sum(group["parameters"] for group in groups) == sum(param.numel() for param in model.parameters())
     assert record["command"][0] == "run_image_classification.py"
     assert record["script"]["model_type"] == "vit"
     card = ModelCard.load(out / "README.md")

@@ -83,7 +83,9 @@ def describe_optimizer(optimizer: Any) -> dict[str, Any]:
         `class`; `defaults`, as the class was made with; and `groups`, which is what counts: for every parameter group
         its `weight_decay`, its peak learning rate `lr` and the number of `parameters` (entries) in it.
     """
-    inner = getattr(optimizer, "optimizer", optimizer)
+    inner = optimizer
+    while not isinstance(inner, torch.optim.Optimizer) or hasattr(inner, "optimizer"):
+        inner = inner.optimizer  # accelerate's wrapper, and DeepSpeed's inside it
     cls = type(inner)
     groups = [
         {

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import ModelCard
 from transformers import Trainer, TrainingArguments
 
@@ -58,26 +57,13 @@ def write(
             "license": license or (None if from_scratch else _license(name, is_local)),
         },
         "training": {**_told(trainer.args), "world_size": trainer.args.world_size},
-        # The Trainer gives weight decay to some parameters only, in their groups and not in the defaults.
-        "optimizer": {**describe_optimizer(trainer.optimizer), "groups": _groups(trainer.optimizer)},
+        "optimizer": describe_optimizer(trainer.optimizer),
         "timing": {
             "train_seconds": measured["train_runtime"],
             "samples_per_second": measured["train_samples_per_second"],
         },
     }
     atomic.write_json(Path(trainer.args.output_dir) / FILE_NAME, record)
-
-
-def _groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """Say what the optimizer does to each group of parameters; the learning rate is that before the schedule."""
-    return [
-        {
-            "learning_rate": float(group.get("initial_lr", group["lr"])),
-            "weight_decay": float(group.get("weight_decay", 0.0)),
-            "tensors": len(group["params"]),
-        }
-        for group in optimizer.param_groups
-    ]
 
 
 def _without_secrets(command: list[str]) -> list[str]:

@@ -1,12 +1,16 @@
 import dataclasses
 import json
 import math
+import types
 
 import pytest
+import torch
 
 from hf_proxadam import scales
+from hf_proxadam.optim import ProxAdam
 from hf_proxadam.study import store
 from hf_proxadam.study.cells import grid
+from hf_proxadam.study.optimizers import describe_optimizer
 from hf_proxadam.study.trial import run_cell
 from tests.tasks.image_files import write_digits
 
@@ -143,3 +147,12 @@ def test_steps_given_as_a_share_follow_from_the_epochs(cell, tmp_path):
     assert [point["step"] for point in curve if "train_loss" in point] == [8, 16]
     # The logged rate is the step's own: the eighth of sixteen steps is the last one of the warm-up.
     assert curve[1]["learning_rate"] == pytest.approx(cell.learning_rate, rel=0.2)
+
+
+def test_the_live_optimizer_is_found_inside_all_wrappers():
+    """As under DeepSpeed: accelerate wraps a ZeRO optimizer, which is none of torch's, and that wraps the real one."""
+    inner = ProxAdam([torch.nn.Parameter(torch.ones(3))], lr=0.1, weight_decay=0.5)
+    found = describe_optimizer(types.SimpleNamespace(optimizer=types.SimpleNamespace(optimizer=inner)))
+    assert found["class"] == "hf_proxadam.optim.proxadam.ProxAdam"
+    assert found["groups"] == [{"lr": 0.1, "weight_decay": 0.5, "parameters": 3}]
+    assert describe_optimizer(inner) == found
