@@ -133,7 +133,7 @@ def make_trainer(
         train, validation = (task.train, task.validation) if labelled else (None, None)
     set_seed(training.seed)
     model: PreTrainedModel = unscaled(make_model())
-    trainer = ExperimentTrainer(
+    return ExperimentTrainer(
         model=model,
         args=training,
         train_dataset=train,
@@ -141,11 +141,10 @@ def make_trainer(
         data_collator=task.collate,
         compute_metrics=task.compute_metrics,
         processing_class=processing(),
+        # Given here and not added later, so that it can refuse what it can't record before anything is trained.
+        callbacks=[GradientScaleCallback(every=run.record_scales_every)] if run.record_scales_every else [],
         loss_multiplier=run.loss_multiplier,
     )
-    if run.record_scales_every:
-        trainer.add_callback(GradientScaleCallback(every=run.record_scales_every))
-    return trainer
 
 
 def train_and_evaluate(trainer: ExperimentTrainer, task: RecordedTask, options: Any) -> None:

@@ -67,7 +67,8 @@ class GradientScaleCallback(TrainerCallback, ExportableState):
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Refuse DeepSpeed before anything is loaded."""
-        if getattr(args, "deepspeed", None):
+        # The plugin is there, too, where `accelerate launch` asks for DeepSpeed and the arguments don't.
+        if getattr(args, "deepspeed", None) or getattr(args, "deepspeed_plugin", None):
             raise ValueError(DEEPSPEED_REFUSED)
 
     def on_train_begin(

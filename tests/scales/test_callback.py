@@ -212,6 +212,10 @@ def test_bad_input() -> None:
         GradientScaleCallback(every=0)
     with pytest.raises(ValueError, match="records_per_part must be"):
         GradientScaleCallback(records_per_part=0)
-    arguments = types.SimpleNamespace(deepspeed={"zero_optimization": {"stage": 2}})
-    with pytest.raises(ValueError, match="under DeepSpeed"):
-        GradientScaleCallback().on_init_end(arguments, None, None)
+    # The Trainer's own options ask for DeepSpeed, or `accelerate launch` does.
+    for asked in (
+        {"deepspeed": {"zero_optimization": {"stage": 2}}},
+        {"deepspeed": None, "deepspeed_plugin": object()},
+    ):
+        with pytest.raises(ValueError, match="under DeepSpeed"):
+            GradientScaleCallback().on_init_end(types.SimpleNamespace(**asked), None, None)
