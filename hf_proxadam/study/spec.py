@@ -52,6 +52,7 @@ class Training:
         adam_epsilon: the eps of those optimizers that have one from here.
         logging_steps: training loss is averaged over so many steps; below 1, their share of all steps.
         eval_steps: the validation split is evaluated every so many steps; below 1, their share of all steps.
+        bf16: compute in bfloat16 mixed precision; parameters, moments and updates stay float32.
         threads: CPU threads per worker. A part of the spec, for the number of threads decides the order of sums.
         use_cpu: train on the CPU even where there is a GPU.
         processes_per_cell: processes (and GPUs, where there are any) that train a cell together, each on batches of
@@ -72,6 +73,7 @@ class Training:
     adam_epsilon: float = 1e-8
     logging_steps: float = 10.0
     eval_steps: float = 0.1
+    bf16: bool = False
     threads: int = 1
     use_cpu: bool = False
     processes_per_cell: int = 1
@@ -113,10 +115,11 @@ class Training:
             raise ValueError(" ".join(wrong))
 
     def as_dict(self) -> dict[str, Any]:
-        """All fields; one process per cell, which was always so before there could be more, goes without saying."""
+        """All fields; those that came later are left out where they have their defaults, which was always so before."""
         spec = dataclasses.asdict(self)
-        if self.processes_per_cell == 1:
-            del spec["processes_per_cell"]
+        for name in ("processes_per_cell", "bf16"):
+            if spec[name] == getattr(Training, name):
+                del spec[name]
         return spec
 
 

@@ -139,6 +139,7 @@ def _arguments(cell: Cell, task: Task, scratch: str) -> TrainingArguments:
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
+        bf16=training.bf16,
         use_cpu=training.use_cpu,
     )
 

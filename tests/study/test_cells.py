@@ -36,6 +36,7 @@ def test_hash_changes_with_everything_that_decides_the_result(tiny, make_study):
         dataclasses.replace(cell, model={**cell.model, "hidden_size": 32}),
         dataclasses.replace(cell, training=dataclasses.replace(cell.training, threads=2)),
         dataclasses.replace(cell, training=dataclasses.replace(cell.training, processes_per_cell=2)),
+        dataclasses.replace(cell, training=dataclasses.replace(cell.training, bf16=True)),
         dataclasses.replace(cell, record_scales_every=5),
         dataclasses.replace(cell, variant="deep"),
         dataclasses.replace(cell, loss_multiplier=10.0),

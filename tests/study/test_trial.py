@@ -137,6 +137,12 @@ def test_accumulation_does_not_change_the_training(cell, tmp_path):
     assert two["validation"]["loss"] == pytest.approx(one["validation"]["loss"], rel=1e-5)
 
 
+def test_mixed_precision_is_as_good_and_not_the_same(cell, tmp_path):
+    mixed = dataclasses.replace(cell, training=dataclasses.replace(cell.training, bf16=True))
+    losses = [run_cell(c, tmp_path)["validation"]["loss"] for c in (cell, mixed)]
+    assert 0 < abs(losses[1] - losses[0]) < 0.01
+
+
 def test_steps_given_as_a_share_follow_from_the_epochs(cell, tmp_path):
     # 128 images in batches of 16, twice: 16 steps; a quarter of them is 4.
     training = dataclasses.replace(
