@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import (
     PrinterCallback,
     TrainerCallback,
@@ -140,7 +141,8 @@ def _arguments(cell: Cell, task: Task, scratch: str) -> TrainingArguments:
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         bf16=training.bf16,
-        use_cpu=training.use_cpu,
+        # Not left to the Trainer, which has to be told for mixed precision where there is nothing else.
+        use_cpu=training.use_cpu or not torch.accelerator.is_available(),
     )
 
 

@@ -138,7 +138,7 @@ def test_accumulation_does_not_change_the_training(cell, tmp_path):
 
 
 def test_mixed_precision_is_as_good_and_not_the_same(cell, tmp_path):
-    mixed = dataclasses.replace(cell, training=dataclasses.replace(cell.training, bf16=True))
+    mixed = dataclasses.replace(cell, training=dataclasses.replace(cell.training, bf16=True, use_cpu=False))
     losses = [run_cell(c, tmp_path)["validation"]["loss"] for c in (cell, mixed)]
     assert 0 < abs(losses[1] - losses[0]) < 0.01
 
