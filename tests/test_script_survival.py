@@ -61,7 +61,9 @@ def what_it_left(out):
     history = json.loads((out / "trainer_state.json").read_text())["log_history"]
     timing = ("runtime", "per_second", "flos")
     results = json.loads((out / "eval_results.json").read_text())
-    table = scales.load(out / "scales").to_pandas().sort_values(["step", "quantity", "parameter"]).reset_index(drop=True)
+    table = (
+        scales.load(out / "scales").to_pandas().sort_values(["step", "quantity", "parameter"]).reset_index(drop=True)
+    )
     return (
         (out / "model.safetensors").read_bytes(),
         {name: value for name, value in results.items() if not name.endswith(timing)},

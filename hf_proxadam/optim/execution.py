@@ -39,7 +39,12 @@ _PIECE_ELSEWHERE = 2**22
 _GATHERED = {"cpu": 2**17}
 _SMALL = {"cpu": 2**13}
 _SMALL_ELSEWHERE = 2**18
-_ROWS_AT_ONCE = 8  # of a compiled call
+
+# Rows of a compiled call, for a few and for more: what a call costs beside its work is paid once for all of them. Forty
+# take about twenty seconds to compile.
+_ROWS_AT_ONCE = (8, 40)
+_SCRATCH = 2**19  # in elements: what is gathered, or drawn as noise, before a call is made
+_CHECKED = ("SHAPE_ENV", "GLOBAL_STATE", "GRAD_MODE", "DETERMINISTIC_ALGORITHMS")  # by torch, at each call
 
 
 class Row(NamedTuple):
@@ -132,7 +137,7 @@ def step_group(
 
     buckets: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row, count in zip(rows, counts, strict=True):
-        buckets[count, row[0].device, row[0].dtype, row[1].dtype].append(row)
+        buckets[count, row[0].device, row[0].dtype, row[1].dtype, row[2].device, row[2].dtype, row[3].dtype].append(row)
     one_by_one = group["differentiable"] or group["foreach"] is False or not _elementwise(form)
     for (count, *_), bucket in buckets.items():
         scalars = numbers(count, bucket[0].exp_avg.dtype)
@@ -160,7 +165,7 @@ def _scalars(step: float | Tensor, dtype: torch.dtype, *, group: dict[str, Any],
     else:
         betas = rounded_betas(beta1, beta2, dtype, form.scale_free)
     decay = decay_factor(group["decay_schedule"] if form.rule != "coupled" else "lr", lr, float(group["initial_lr"]))
-    return step_scalars(betas, step, lr, group["eps"], group["weight_decay"], decay)
+    return step_scalars(betas, step, lr, group["eps"], group["weight_decay"] * decay, form)
 
 
 def _noise(generators: dict[torch.device, torch.Generator] | None, row: Row) -> Tensor | None:
@@ -224,10 +229,10 @@ def _contiguous(row: Row) -> bool:
     return written and (max_second is None or max_second.is_contiguous())
 
 
-def _scatter(piece: Row, rows: list[Row]) -> None:
+def _scatter(piece: tuple[Tensor | None, ...], rows: list[Row]) -> None:
     if rows:
         sizes = [row[0].numel() for row in rows]
-        for column, whole, written in zip(zip(*rows, strict=True), piece, _WRITTEN, strict=True):
+        for column, whole, written in zip(zip(*rows, strict=True), piece, _WRITTEN, strict=False):
             if written and whole is not None:
                 torch.split_with_sizes_copy(whole, sizes, out=_flat(column))
 
@@ -259,12 +264,12 @@ def _flatten(row: Row) -> Row | None:
             return None
     param, grad, exp_avg, second, max_second, start = row  # spelt out, for it is done for each tensor at each step
     return Row(
-        param.view(-1),
-        grad.view(-1),
-        exp_avg.view(-1),
-        second.view(-1),
-        None if max_second is None else max_second.view(-1),
-        None if start is None else start.view(-1),
+        param.flatten(),
+        grad.flatten(),
+        exp_avg.flatten(),
+        second.flatten(),
+        None if max_second is None else max_second.flatten(),
+        None if start is None else start.flatten(),
     )
 
 
@@ -275,9 +280,22 @@ def _all_contiguous(row: Row) -> bool:
 # --- compiled -------------------------------------------------------------------------------------------------------
 
 
+def _compiler_options() -> dict[str, Any]:
+    """Leaves out what a call need not check again: kind and layout of the rows are fixed by `structure` and `_flatten`.
+
+    What is checked still: that the sizes of a row agree, and torch's state (threads, determinism, autocast, gradients).
+    """
+    options: dict[str, Any] = {"size_asserts": False}
+    if hasattr(torch.compiler, "skip_all_guards_unsafe"):  # this torch can be told which checks to make
+        options["guard_filter_fn"] = lambda guards: [guard.guard_type in _CHECKED for guard in guards]
+    return options
+
+
 @functools.lru_cache(maxsize=64)
-def _compiled(form: Form, betas: Betas, structure: tuple[Any, ...]) -> Callable[..., None]:
-    """The body over `_ROWS_AT_ONCE` 1-d rows: what a call costs beside its work is paid once for all of them."""
+def _compiled(
+    form: Form, betas: Betas, structure: tuple[Any, ...], count: int
+) -> Callable[[list[tuple[Any, ...]], Tensor], None]:
+    """The body over up to `count` 1-d rows. `structure` is the dtype and device of each tensor of a row."""
 
     def update_rows(rows: list[Any], numbers: Tensor) -> None:
         scalars = Scalars(betas, *numbers.unbind())
@@ -286,56 +304,65 @@ def _compiled(form: Form, betas: Betas, structure: tuple[Any, ...]) -> Callable[
 
     # The compiler counts recompilations by code object and gives up after a few: each form gets one of its own.
     update_rows.__code__ = update_rows.__code__.replace(co_name=f"update_rows_{form.rule}")
-    return torch.compile(update_rows, dynamic=True, fullgraph=True)
+    compiled = torch.compile(update_rows, dynamic=True, fullgraph=True, options=_compiler_options())
+    idle: list[tuple[Any, ...]] = []
+
+    def run(rows: list[tuple[Any, ...]], numbers: Tensor) -> None:
+        if not idle:
+            # Traced over rows of sizes that all differ, for sizes that are equal now would have to be equal for ever;
+            # and large ones, for which the compiler makes loops that run in parallel.
+            compiled(_idle_rows(structure, 2**16, count), numbers)
+            idle.extend(_idle_rows(structure, 16, count))
+        compiled(rows + idle[len(rows) :], numbers)
+
+    return run
 
 
 def _compiled_update(
     rows: list[Row], generators: dict[torch.device, torch.Generator] | None, scalars: Scalars, form: Form
 ) -> None:
     first = rows[0]
-    structure = tuple(None if t is None else (t.dtype, t.device) for t in first)
     noisy = generators is not None and is_low_precision(first.param.dtype)
+    structure = (
+        *(None if t is None else (t.dtype, t.device) for t in first),
+        (torch.int32, first.param.device) if noisy else None,
+    )
     # As a tensor, for the compiler builds numbers in.
     numbers = torch.tensor(scalars[1:], dtype=first.exp_avg.dtype)
-    before = _compiled.cache_info().misses
-    compiled = _compiled(form, scalars.betas, structure)
-    if _compiled.cache_info().misses > before:
-        # Traced over rows of sizes that all differ, for sizes that are equal now would have to be equal for ever; and
-        # large ones, for which the compiler makes loops that run in parallel.
-        compiled(_idle_rows(structure, noisy, 2**16, _ROWS_AT_ONCE), numbers)
-    chunk: list[tuple[Row, list[Row]]] = []
+    chunk: list[tuple[tuple[Any, ...], list[Row]]] = []
+    scratch = 0
 
     def run() -> None:
-        filled = [(*piece, _noise(generators, piece)) for piece, _ in chunk]
-        compiled(filled + _idle_rows(structure, noisy, 16, _ROWS_AT_ONCE - len(chunk)), numbers)
-        for piece, small in chunk:
-            _scatter(piece, small)
+        few, many = _ROWS_AT_ONCE
+        count = few if len(chunk) <= few else many
+        _compiled(form, scalars.betas, structure, count)([filled for filled, _ in chunk], numbers)
+        for filled, small in chunk:
+            _scatter(filled, small)
         chunk.clear()
 
     for piece, small in _pieces(rows, None, scalars, replace(form, functional=False)):
-        if piece.param.dim() != 1 or piece.param.numel() == 1:
-            # Tensors with gaps and single numbers would each be compiled anew.
-            adam_update(*piece, _noise(generators, piece), scalars, form)
+        param, noise = piece.param, _noise(generators, piece) if noisy else None
+        if param.dim() != 1 or param.numel() == 1 or not _all_contiguous(piece):
+            # What has gaps and no flat view, and single numbers: these would each be compiled anew.
+            adam_update(*piece, noise, scalars, form)
             _scatter(piece, small)
             continue
-        chunk.append((Row(piece.param.detach(), *piece[1:]), small))
-        if len(chunk) == _ROWS_AT_ONCE:
+        chunk.append(((param.detach(), *piece[1:], noise), small))
+        scratch += param.numel() if noisy or small else 0
+        if len(chunk) == max(_ROWS_AT_ONCE) or scratch > _SCRATCH:
             run()
+            scratch = 0
     if chunk:
         run()
 
 
-def _idle_rows(structure: tuple[Any, ...], noisy: bool, size: int, count: int) -> list[tuple[Any, ...]]:
-    """Rows of zeros, and of no noise, that make up the number; all of different sizes.
+def _idle_rows(structure: tuple[Any, ...], size: int, count: int) -> list[tuple[Any, ...]]:
+    """Rows of zeros, and of no noise, that make up the number; all of different sizes. The update leaves them zero.
 
     They draw no random bits: a resumed run compiles at another step than an unbroken one, and must find the same bits.
     """
-    rows = []
-    for n in (size + 8 * i for i in range(count)):
-        tensors = [None if s is None else torch.zeros(n, dtype=s[0], device=s[1]) for s in structure]
-        bits = torch.zeros(n, dtype=torch.int32, device=structure[0][1]) if noisy else None
-        rows.append((*tensors, bits))
-    return rows
+    sizes = (size + 8 * i for i in range(count))
+    return [tuple(None if s is None else torch.zeros(n, dtype=s[0], device=s[1]) for s in structure) for n in sizes]
 
 
 # --- DTensors and complex numbers -----------------------------------------------------------------------------------

@@ -91,23 +91,31 @@ class Betas(NamedTuple):
 class Scalars(NamedTuple):
     """The numbers of one step. All but the betas are floats, or 0-d tensors where a step must not read them.
 
+    What can be computed once for all coordinates stands here: a compiled loop would divide anew for each of them.
+
     Attributes:
         betas: see [`Betas`].
         step: t, counted from 1.
-        eps: as given; 0 where the update is scale-free.
-        root: sqrt(1 - b2^t), the bias correction of sqrt(v).
-        bias: sqrt(1 - b2^t) / (1 - b1^t): turns m / (sqrt(v) + eps root) into the direction u.
-        decay: lambda' = lambda eta / lr, the strength of the regulariser in units of the step size.
         lr: the learning rate of this step.
+        eps: as given; 0 where the update is scale-free.
+        decay: lambda' = lambda eta / lr, the strength of the regulariser in units of the step size.
+        floor: eps sqrt(1 - b2^t), what is added to sqrt(v), which is not corrected for bias itself.
+        bias: sqrt(1 - b2^t) / (1 - b1^t): turns m / (sqrt(v) + floor) into the direction u.
+        size: what u + lambda' x is multiplied with: lr, or lr / (1 + lr lambda') for the proximal step.
+        move: size bias, what u / bias is multiplied with.
+        pull: lambda' / bias, what is added of x to u / bias.
     """
 
     betas: Betas
     step: float | Tensor
-    eps: float | Tensor
-    root: float | Tensor
-    bias: float | Tensor
-    decay: float | Tensor
     lr: float | Tensor
+    eps: float | Tensor
+    decay: float | Tensor
+    floor: float | Tensor
+    bias: float | Tensor
+    size: float | Tensor
+    move: float | Tensor
+    pull: float | Tensor
 
 
 def ratio_bound(beta1: float, beta2: float) -> float:
@@ -142,12 +150,13 @@ def decay_factor(schedule: str, lr: float | Tensor, initial_lr: float) -> float 
 
 
 def step_scalars(
-    betas: Betas, step: float | Tensor, lr: float | Tensor, eps: float, weight_decay: float, decay: float | Tensor
+    betas: Betas, step: float | Tensor, lr: float | Tensor, eps: float, decay: float | Tensor, form: Form
 ) -> Scalars:
-    """The numbers of step `step` (counted from 1); `decay` is eta/lr. A tensor `step` (float64) gives tensors."""
-    correction1 = 1 - betas.beta1**step
-    correction2 = (1 - betas.beta2**step) ** 0.5
-    return Scalars(betas, step, eps, correction2, correction2 / correction1, weight_decay * decay, lr)
+    """The numbers of step `step` (counted from 1); `decay` is lambda'. A tensor `step` (float64) gives tensors."""
+    root = (1 - betas.beta2**step) ** 0.5
+    bias = root / (1 - betas.beta1**step)
+    size = lr / (1 + lr * decay) if form.rule == "proximal" else lr
+    return Scalars(betas, step, lr, eps, decay, eps * root, bias, size, size * bias, decay / bias)
 
 
 def adam_update(
@@ -174,12 +183,11 @@ def adam_update(
         scalars: the numbers of this step.
         form: which equations.
     """
-    betas, decay, lr = scalars.betas, scalars.decay, scalars.lr
-    dtype = exp_avg.dtype
+    lr, dtype = scalars.lr, exp_avg.dtype
     x, g = param.to(dtype), grad.to(dtype)
     m, s, largest = exp_avg, second, max_second
     if torch_has_a_kernel(form, scalars) and all(t.is_cpu and t.is_contiguous() for t in (x, g, m, s)):
-        step = torch.mul(x, _pull(scalars, form)) if _regularised(form) else x
+        step = torch.mul(x, -scalars.size * scalars.decay) if _regularised(form) else x
         _step_by_kernel([step], [g], [m], [s], scalars, form)
         x_new = x if step is x else x.add_(step)
     else:
@@ -189,8 +197,8 @@ def adam_update(
         if form.maximize:
             g = -g
         if form.rule == "coupled" and form.decays:
-            g = _axpy(g, x, decay)
-        m, s = _averages(m, s, g, betas, form)
+            g = _axpy(g, x, scalars.decay)
+        m, s = _averages(m, s, g, scalars.betas, form)
         used = s
         if largest is not None:
             used = torch.maximum(largest, s, out=None if form.functional else largest)
@@ -228,10 +236,9 @@ def adam_update_many(
         _step_by_kernel(params, grads, exp_avgs, seconds, scalars, form)
         return
     sizes = [p.numel() for p in params]
-    x = torch.cat(params)
-    step = x * _pull(scalars, form)
-    _step_by_kernel(list(step.split(sizes)), grads, exp_avgs, seconds, scalars, form)
-    torch.split_with_sizes_copy(x.add_(step), sizes, out=params)
+    steps = list(torch.cat(params).mul_(-scalars.size * scalars.decay).split(sizes))
+    _step_by_kernel(steps, grads, exp_avgs, seconds, scalars, form)
+    torch._foreach_add_(params, steps)
 
 
 def torch_has_a_kernel(form: Form, scalars: Scalars) -> bool:
@@ -248,17 +255,6 @@ def torch_has_a_kernel(form: Form, scalars: Scalars) -> bool:
 def _regularised(form: Form) -> bool:
     """Whether the regulariser stands beside the direction, and not in the gradient."""
     return form.decays and form.rule != "coupled"
-
-
-def _step_size(scalars: Scalars, form: Form) -> float:
-    """What u + lambda' x is multiplied with."""
-    lr = scalars.lr
-    return lr / (1 + lr * scalars.decay) if form.rule == "proximal" and form.decays else lr  # type: ignore[return-value]
-
-
-def _pull(scalars: Scalars, form: Form) -> float:
-    """What x is multiplied with in the regulariser's part of a step."""
-    return -_step_size(scalars, form) * scalars.decay  # type: ignore[return-value]
 
 
 def _step_by_kernel(
@@ -282,7 +278,7 @@ def _step_by_kernel(
         seconds,
         [],
         [torch.tensor(scalars.step, dtype=torch.float32)] * len(grads),
-        lr=float(_step_size(scalars, form)),
+        lr=float(scalars.size),
         beta1=float(scalars.betas.beta1),
         beta2=float(scalars.betas.beta2),
         weight_decay=float(scalars.decay) if form.decays and form.rule == "coupled" else 0.0,
@@ -308,34 +304,34 @@ def _averages(m: Tensor, s: Tensor, g: Tensor, betas: Betas, form: Form) -> tupl
 
 def _step(x: Tensor, m: Tensor, s: Tensor, scalars: Scalars, start: Tensor | None, form: Form) -> Tensor:
     """The new value of `x`: in `x` itself, or, where `form.functional` or a proximal map is given, in a new tensor."""
-    betas, _, eps, root, bias, decay, lr = scalars
     to_x = None if form.functional else x
     if form.scale_free:
-        d = _scale_free_direction(m, s, betas, bias, form)
+        d = _scale_free_direction(m, s, scalars, form)
     else:
         d = s.sqrt()
         to_d = None if form.functional else d
-        d = torch.div(m, torch.add(d, eps * root, out=to_d), out=to_d)
+        d = torch.div(m, torch.add(d, scalars.floor, out=to_d), out=to_d)
 
     to_d = None if form.functional else d
     if form.proximal is not None:
-        return x - form.proximal.displacement(x, torch.mul(d, bias * lr, out=to_d), lr * decay, start)
+        move = torch.mul(d, scalars.bias * scalars.lr, out=to_d)
+        return x - form.proximal.displacement(x, move, scalars.lr * scalars.decay, start)
     if _regularised(form):
-        d = _axpy(d, x, decay / bias, out=to_d)
-    return _axpy(x, d, -_step_size(scalars, form) * bias, out=to_x)
+        d = _axpy(d, x, scalars.pull, out=to_d)
+    return _axpy(x, d, -scalars.move, out=to_x)
 
 
-def _scale_free_direction(m: Tensor, root: Tensor, betas: Betas, bias: float | Tensor, form: Form) -> Tensor:
+def _scale_free_direction(m: Tensor, root: Tensor, scalars: Scalars, form: Form) -> Tensor:
     """The direction u divided by `bias`, in a new tensor."""
     # Where r = 0 all gradients were 0 and so is m: 0 / tiny = 0. A NaN stays a NaN. Below the smallest normal number
     # the ratio shrinks instead of growing without bound.
     d = root.clamp_min(torch.finfo(root.dtype).tiny)
     to_d = None if form.functional else d
     if form.atan2:
-        d = torch.atan2(m, torch.mul(d, 1 / bias, out=to_d), out=to_d)
-        return torch.mul(d, 1 / bias, out=to_d)
+        unbias = 1 / scalars.bias
+        return torch.mul(torch.atan2(m, torch.mul(d, unbias, out=to_d), out=to_d), unbias, out=to_d)
     d = torch.div(m, d, out=to_d)
-    return torch.clamp(d, -betas.bound, betas.bound, out=to_d) if form.bounded else d
+    return torch.clamp(d, -scalars.betas.bound, scalars.betas.bound, out=to_d) if form.bounded else d
 
 
 def _hypot(a: Tensor, b: Tensor, out: Tensor | None) -> Tensor:

@@ -251,6 +251,46 @@ def test_compiled_steps_are_compiled_once() -> None:
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiles
 
 
+def test_what_the_loop_was_not_compiled_for_does_not_reach_it() -> None:
+    """It no longer checks its tensors at each call: gaps and other dtypes go elsewhere, a wrong size is an error."""
+    ends = []
+    for compile_ in (False, True):
+        params = [torch.nn.Parameter(torch.ones(18_000)[::n]) for n in (1, 2, 1, 1)]
+        optimizer = ProxAdam(params, lr=0.01, weight_decay=0.1, compile=compile_)
+        for seed in range(3):
+            generator = torch.Generator().manual_seed(seed)
+            for param, n in zip(params, (1, 1, 2, 1), strict=True):
+                param.grad = torch.randn(n * param.numel(), generator=generator)[::n]
+            optimizer.step()
+            for name in ("exp_avg", "exp_avg_sq"):
+                optimizer.state[params[0]][name] = optimizer.state[params[0]][name].double()
+        ends.append(params)
+    for default, compiled in zip(*ends, strict=True):
+        torch.testing.assert_close(compiled, default, rtol=1e-6, atol=1e-7)
+    optimizer.state[params[3]]["exp_avg"] = torch.zeros(17_000)
+    with pytest.raises((RuntimeError, torch._dynamo.exc.TorchRuntimeError)):
+        optimizer.step()
+
+
+@pytest.mark.slow
+def test_many_tensors_are_compiled_together() -> None:
+    """50 large tensors, and small ones that are gathered: two calls of 40 rows, the second not full, compiled once."""
+    from hf_proxadam.optim import execution
+
+    execution._compiled.cache_clear()
+    shapes = [(9000 + 100 * (i % 7),) for i in range(50)] + [(50,)] * 4
+    ends = []
+    for compile_ in (False, True):
+        params = [torch.nn.Parameter(torch.ones(s)) for s in shapes]
+        optimizer = ProxAdam(params, lr=0.01, weight_decay=0.1, eps=0.0, compile=compile_)
+        for seed in range(3):
+            step_with(optimizer, params, seed)
+        ends.append(params)
+    assert execution._compiled.cache_info().misses == 1
+    for default, compiled in zip(*ends, strict=True):
+        torch.testing.assert_close(compiled, default, rtol=1e-6, atol=1e-7)
+
+
 def test_channels_last_state_follows_the_parameter() -> None:
     param = torch.nn.Parameter(torch.randn(64, 64, 3, 3).to(memory_format=torch.channels_last))
     optimizer = ProxAdam([param])
