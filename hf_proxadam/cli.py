@@ -78,7 +78,11 @@ def _parser() -> argparse.ArgumentParser:
 def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `hf-proxadam compare` takes."""
     parser.add_argument("study", type=Path, metavar="STUDY.yaml", help="the study file")
-    parser.add_argument("--output_dir", type=Path, metavar="DIR", help="the study folder (default: runs/NAME)")
+    parser.add_argument(
+        "--output_dir",
+        metavar="DIR|URL",
+        help="the study folder (default: runs/NAME), or the URL of an object store to keep runs/NAME in step with",
+    )
     parser.add_argument("--workers", type=int, metavar="N", help="cells side by side (default: one per GPU, or core)")
     parser.add_argument(
         "--processes_per_cell",
@@ -110,13 +114,9 @@ def _list(_: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from hf_proxadam.study.driver import describe, run_study
+    from hf_proxadam.study.mirror import Mirror, is_url
     from hf_proxadam.study.spec import load_study_file
 
-    if ":/" in str(options.output_dir):  # a URL, of which Path has dropped a slash
-        raise ValueError(
-            f"--output_dir is {options.output_dir}; it must be a folder: results of a cluster, too, come back to the "
-            "machine that this command runs on."
-        )
     given: dict[str, dict[str, Any]] = {"model": {}, "training": {}}
     if options.dataset_path is not None:
         given["model"] |= {"dataset_path": options.dataset_path, "dataset_name": None}
@@ -125,14 +125,22 @@ def _compare(options: argparse.Namespace) -> int:
     if options.processes_per_cell is not None:
         given["training"]["processes_per_cell"] = options.processes_per_cell
     study = load_study_file(options.study, given)
-    folder: Path = options.output_dir or Path("runs") / study.name
+    place: str = options.output_dir or str(Path("runs") / study.name)
+    folder = Path("runs") / study.name if is_url(place) else Path(place)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"The output folder {folder} is a file; give --output_dir a folder.")
+    mirror = Mirror(place, folder) if is_url(place) else None
     if options.dry_run:
-        print(describe(study, folder, options.workers))
+        print(describe(study, folder, options.workers, mirror))
         return 0
     outcome = run_study(
-        study, folder, options.workers, command=_command(), runner=options.runner, address=options.address
+        study,
+        folder,
+        options.workers,
+        command=_command(),
+        runner=options.runner,
+        address=options.address,
+        mirror=mirror,
     )
     if outcome.failed:
         print(
@@ -143,6 +151,9 @@ def _compare(options: argparse.Namespace) -> int:
         if len(outcome.failed) == outcome.total:
             return 1
     _make_report(folder)
+    if mirror:
+        mirror.send_report()
+        print(f"Its copy: {mirror.url}/report/README.md")
     return 1 if outcome.failed else 0
 
 

@@ -32,8 +32,9 @@ def runs(monkeypatch):
     """What run_study and report.make were called with; nothing is trained."""
     calls = []
 
-    def run_study(study, folder, workers, command, runner, address):
+    def run_study(study, folder, workers, command, runner, address, mirror):
         calls.append(("run", study.name, str(folder), workers))
+        calls_and_outcome.mirror = mirror
         calls_and_outcome.study, calls_and_outcome.runner = study, (runner, address)
         return runs_outcome[0]
 
@@ -89,11 +90,29 @@ def test_an_option_that_the_task_does_not_have_is_refused(study_file, runs, caps
     assert runs.calls == []
 
 
-def test_a_url_is_refused_as_output_folder(study_file, runs, capsys):
-    assert cli.main(["compare", "tiny.yaml", "--output_dir", "s3://bucket/study"]) == 2
+def test_an_object_store_is_kept_in_step_with_the_folder_of_the_studys_name(study_file, runs, capsys):
+    assert cli.main(["compare", "tiny.yaml", "--output_dir", "memory://bucket/study"]) == 0
+    assert runs.calls == [("run", "tiny", "runs/tiny", None), ("report", "runs/tiny")]
+    assert (runs.mirror.url, str(runs.mirror.folder)) == ("memory://bucket/study", "runs/tiny")
+    assert "Its copy: memory://bucket/study/report/README.md" in capsys.readouterr().out
+    assert cli.main(["compare", "tiny.yaml"]) == 0
+    assert runs.mirror is None
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("nope://bucket/study", "--output_dir is nope://bucket/study; it must be a folder, or a URL of fsspec's"),
+        ("memory://key:secret@bucket", "The URL of --output_dir must not hold credentials"),
+    ],
+)
+def test_a_url_that_can_not_be_an_output_folder_is_refused(url, sentence, study_file, runs, capsys):
+    assert cli.main(["compare", "tiny.yaml", "--output_dir", url]) == 2
     error = capsys.readouterr().err
-    assert "--output_dir is s3:/bucket/study; it must be a folder" in error
+    assert sentence in error
+    assert "secret" not in error
     assert len(error.splitlines()) == 1
+    assert runs.calls == []
 
 
 def test_a_full_disk_is_one_sentence(study_file, monkeypatch, capsys):

@@ -15,6 +15,7 @@ from hf_proxadam.study.cells import Cell, grid
 from hf_proxadam.study.launch import LaunchRunner
 from hf_proxadam.study.local import LocalRunner
 from hf_proxadam.study.lock import study_lock
+from hf_proxadam.study.mirror import Mirror
 from hf_proxadam.study.parsing import one_of
 from hf_proxadam.study.progress import Progress, show_seconds
 from hf_proxadam.study.ray_runner import RayRunner
@@ -39,6 +40,7 @@ def run_study(
     stream: TextIO | None = None,
     runner: str = "local",
     address: str | None = None,
+    mirror: Mirror | None = None,
 ) -> Outcome:
     """Run the cells that are not finished; with none left nothing is started and nothing changes.
 
@@ -54,16 +56,20 @@ def run_study(
         stream: where progress goes; default: standard error.
         runner: one of `hf_proxadam.study.RUNNERS`: `local` (this machine) or `ray` (a cluster).
         address: of the Ray cluster; default: one on this machine.
+        mirror: the folder's copy in an object store: finished cells come from there, and go there.
 
     Raises:
         ValueError: another driver works on the folder, an option is out of its range, or a file in the folder is torn
             or of another version.
-        RunnerError: cells can't be run here at all, or the disk is full.
+        RunnerError: cells can't be run here at all, the disk is full, or the object store can't be used.
     """
     _check_runner(study, workers, runner, address)
     cells = grid(study)
     failed = []
+    hashes = [cell.hash for cell in cells]
     with study_lock(folder) as lock:
+        if mirror:
+            mirror.fetch(hashes)
         results = {}
         for cell in cells:
             result = store.load_result(folder, cell.hash)
@@ -71,7 +77,6 @@ def run_study(
                 results[cell.hash] = result
         waiting = [cell for cell in cells if cell.hash not in results]
         # Told anew only if there is something to add: a finished study keeps the record of how it was made.
-        hashes = [cell.hash for cell in cells]
         unchanged = store.says(folder, study.as_dict(), hashes)
         if waiting or not unchanged:
             store.save_study(folder, study.as_dict(), hashes, list(command))
@@ -85,17 +90,23 @@ def run_study(
                     result = None
                     if event.cell and event.kind == "done":
                         result = store.load_result(folder, event.cell.hash)
+                        if mirror:
+                            mirror.send_cell(event.cell.hash)
                     if event.cell and event.error:
                         atomic.write_text(store.error_file(folder, event.cell.hash), event.error)
                     if event.cell and event.kind == "failed":
                         failed.append(event.cell)
                     progress.event(event, result)
+        if mirror:
+            mirror.send(hashes)
     return Outcome(total=len(cells), ran=len(waiting) - len(failed), failed=tuple(failed))
 
 
-def describe(study: Study, folder: Path, workers: int | None = None) -> str:
+def describe(study: Study, folder: Path, workers: int | None = None, mirror: Mirror | None = None) -> str:
     """Say what `run_study` would do: the cells, which are finished, and the time that the others should take."""
     cells = grid(study)
+    if mirror:
+        mirror.fetch(cell.hash for cell in cells)
     results = {cell.hash: store.load_result(folder, cell.hash) for cell in cells}
     lines = [f"{cell.hash}  {'finished' if results[cell.hash] else 'to run':8}  {cell.title}" for cell in cells]
     seconds = [result["timing"]["train_seconds"] for result in results.values() if result]
