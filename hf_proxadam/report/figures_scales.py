@@ -100,7 +100,8 @@ def update_histograms(runs: dict[str, pd.DataFrame]) -> Figure:
     first, last = (int(used[0]), int(used[-1])) if len(used) else (0, 0)
     first, last = first + MIN_EXPONENT, last + MIN_EXPONENT
     width = max(1.0, (last - first) / (48 / math.sqrt(len(shown))))
-    zero_at = first - 2.5 * width - 1
+    room = max(2.2 * width, 0.04 * len(shown) * (last - first + 1))  # on both sides of it, for its label
+    zero_at = first - room - 1
     figure = Figure(figsize=(style.WIDTH, len(runs) * 1.7 + 0.8))
     panels = figure.subplots(len(runs), len(shown), squeeze=False, sharex=True, sharey=True)
     exponents = np.arange(first, last + 1)
@@ -119,9 +120,9 @@ def update_histograms(runs: dict[str, pd.DataFrame]) -> Figure:
             panel.bar(zero_at, 100 * zero, width=width, color="white", edgecolor=style.MARK, hatch="///")
             share = f"{number(100 * zero)} %"
             panel.text(zero_at, 100 * zero, share, ha="center", va="bottom", fontsize=8, color=style.MARK)
-            panel.axvline((zero_at + width / 2 + first) / 2, color="#999999", linewidth=0.8, linestyle=":")
+            panel.axvline(zero_at + room, color="#999999", linewidth=0.8, linestyle=":")
             panel.spines[["top", "right"]].set_visible(False)
-            panel.set_xlim(zero_at - 2.2 * width, last + 1.5)
+            panel.set_xlim(zero_at - room, last + 1.5)
             panel.margins(y=0.15)
             every = max(2, 2 * round((last - first) * len(shown) / 26))
             ticks = [tick for tick in range(first, last + 2) if tick % every == 0]
