@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import patch_environment
 from transformers import (
     PrinterCallback,
     TrainerCallback,
@@ -70,8 +71,10 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, Any]:
     callbacks: list[TrainerCallback] = [stop]
     if cell.record_scales_every:
         callbacks.append(GradientScaleCallback(every=cell.record_scales_every, folder=scales))
+    # Before 5, TrainingArguments left its precision in the environment, and the next one in this process took it up.
+    precision = patch_environment(ACCELERATE_MIXED_PRECISION="bf16" if cell.training.bf16 else "no")
     # The Trainer makes its output folder whether or not anything is saved.
-    with tempfile.TemporaryDirectory(prefix="hf-proxadam-") as scratch:
+    with precision, tempfile.TemporaryDirectory(prefix="hf-proxadam-") as scratch:
         set_seed(cell.seed)
         trainer = ExperimentTrainer(
             loss_multiplier=cell.loss_multiplier,

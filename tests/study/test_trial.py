@@ -137,10 +137,11 @@ def test_accumulation_does_not_change_the_training(cell, tmp_path):
     assert two["validation"]["loss"] == pytest.approx(one["validation"]["loss"], rel=1e-5)
 
 
-def test_mixed_precision_is_as_good_and_not_the_same(cell, tmp_path):
+def test_mixed_precision_is_as_good_and_not_the_same_and_ends_with_its_cell(cell, tmp_path):
     mixed = dataclasses.replace(cell, training=dataclasses.replace(cell.training, bf16=True, use_cpu=False))
-    losses = [run_cell(c, tmp_path)["validation"]["loss"] for c in (cell, mixed)]
+    losses = [run_cell(c, tmp_path)["validation"]["loss"] for c in (cell, mixed, cell)]
     assert 0 < abs(losses[1] - losses[0]) < 0.01
+    assert losses[2] == losses[0]
 
 
 def test_steps_given_as_a_share_follow_from_the_epochs(cell, tmp_path):
