@@ -20,6 +20,8 @@ class ExperimentTrainer(Trainer):
     - A checkpoint is loaded whole. transformers saves some models (ViT is one) under their weights' former names, and
       its Trainer then does not find those weights when it resumes (transformers issue 43701): it would go on from
       random ones.
+    - A run that is resumed when all its steps were done takes none. transformers' takes one more where the last step is
+      within an epoch.
 
     Args:
         loss_multiplier: a positive number.
@@ -56,6 +58,14 @@ class ExperimentTrainer(Trainer):
         """Go forward and backward; returns the loss that is reported."""
         loss: torch.Tensor = super().training_step(*args, **kwargs)
         return loss if self.loss_multiplier == 1 else loss / self.loss_multiplier
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], torch.Tensor | int | None]:
+        """Take the batches of the next step; where all steps were done before a resume, none, and stop."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return [], None
+        batches: tuple[list[Any], torch.Tensor | int | None] = super().get_batch_samples(*args, **kwargs)
+        return batches
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._loading = resume_from_checkpoint

@@ -187,11 +187,14 @@ def vit(tmp_path, **options):
     return ExperimentTrainer(model=model, args=arguments, train_dataset=data, eval_dataset=data)
 
 
-def test_a_vit_resumes_with_all_its_weights(tmp_path):
-    whole = vit(tmp_path)
+# The last checkpoint is within the second epoch: there is data left, and nothing to train.
+@pytest.mark.parametrize("step", [3, 6])
+def test_a_vit_resumes_with_all_its_weights_and_takes_no_step_too_many(tmp_path, step):
+    whole = vit(tmp_path, lr_scheduler_type="constant")
     whole.train()
-    resumed = vit(tmp_path)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    resumed = vit(tmp_path, lr_scheduler_type="constant")
+    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+    assert (resumed.state.global_step, resumed.state.epoch) == (6, 1.5)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], value), name
 
