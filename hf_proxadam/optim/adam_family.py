@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +15,10 @@ from .proximal import ProximalMap
 from .update import Form, ratio_bound
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "exp_avg_sq_root", "max_exp_avg_sq", "max_exp_avg_sq_root", "start")
+# How a step is executed: a state dict says what was computed.
+_EXECUTION = ("foreach", "fused", "compile")
+# What makes the update, and no schedule changes.
+_UPDATE = ("eps", "direction", "proximal", "l1_ratio", "decay_schedule", "amsgrad", "maximize", "rounding")
 
 
 class AdamFamily(Optimizer):
@@ -195,31 +200,64 @@ class AdamFamily(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of this class, of an older version, or of `torch.optim.AdamW` or `Adam`.
 
-        Moments keep the dtype that they were saved in (torch would cast them to a bf16 parameter's own). Options that
-        the state dict lacks stay as the constructor set them, `initial_lr` among them. A second moment is turned into
-        its root, or back, at the next step, as `eps` asks.
+        Moments keep the dtype that they were saved in (torch would cast them to a bf16 parameter's own). Options are
+        the state dict's, as in torch, and where that changes the update, as another `eps` or `proximal` does, a warning
+        says so. Three things stay as the constructor set them: how a step is executed (`foreach`, `fused`, `compile`),
+        options that the state dict lacks, `initial_lr` among them, and with `direction="atan2"` eps = 0. A second
+        moment is turned into its root, or back, at the next step, as `eps` asks.
 
         Raises:
             ValueError: another number of groups or parameters, or an option outside its range.
         """
         loaded: list[dict[str, Any]] = []
+        told: list[str] = []
 
-        def check(_: Optimizer, final: dict[str, Any]) -> None:
-            loaded.append(final)
-            for old, new in zip(self.param_groups, final["param_groups"], strict=False):
-                self._check_group({**old, **new})
+        def check(_: Optimizer, final: dict[str, Any]) -> dict[str, Any]:
+            found, wanted = len(final["param_groups"]), len(self.param_groups)
+            if found != wanted:
+                raise ValueError(
+                    f"loaded state dict has a different number of parameter groups: {found}, and this optimizer has "
+                    f"{wanted}; make the groups as they were made when it was saved"
+                )
+            groups = [self._take_over(*pair) for pair in zip(self.param_groups, final["param_groups"], strict=True)]
+            told.extend(self._another_update(final["param_groups"], groups))
+            loaded.append({**final, "param_groups": groups})
+            return loaded[0]
 
         handle = self.register_load_state_dict_pre_hook(check)  # the last to run, so it sees what is really loaded
         try:
             super().load_state_dict(state_dict)
         finally:
             handle.remove()
+        if told:
+            warnings.warn(
+                f"{type(self).__name__}: of the loaded state dict, {', '.join(dict.fromkeys(told))}. To go on with "
+                "other options, set them in param_groups after loading, or start anew from the weights alone.",
+                stacklevel=4,
+            )
         ids = [i for group in loaded[0]["param_groups"] for i in group["params"]]
         params = [p for group in self.param_groups for p in group["params"]]
         for i, param in zip(ids, params, strict=True):
             for key, value in loaded[0]["state"].get(i, {}).items():
                 if key in _MOMENTS and isinstance(value, Tensor) and execution.is_low_precision(param.dtype):
                     self.state[param][key] = value.to(device=param.device, dtype=execution.moment_dtype(param))
+
+    def _take_over(self, own: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+        """The group of a state dict as it is loaded into a group of this optimizer."""
+        group = {**saved, **{key: own[key] for key in _EXECUTION}}
+        if own.get("direction") == "atan2" and "direction" not in saved:
+            group["eps"] = own["eps"]
+        self._check_group({**own, **group})
+        return group
+
+    def _another_update(self, saved: list[dict[str, Any]], groups: list[dict[str, Any]]) -> Iterator[str]:
+        """What a state dict changes in the update, and what of it is not taken over."""
+        for own, group, theirs in zip(self.param_groups, groups, saved, strict=True):
+            for key in _UPDATE:
+                if key in own and group.get(key, own[key]) != own[key]:
+                    yield f"{key}={group[key]!r} replaces {key}={own[key]!r}"
+                elif key in own and theirs.get(key, own[key]) != own[key]:
+                    yield f"{key}={theirs[key]!r} is left out, for which direction='atan2' has no use"
 
     def __getstate__(self) -> dict[str, Any]:
         """What pickle and deepcopy keep."""

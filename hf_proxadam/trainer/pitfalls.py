@@ -98,8 +98,8 @@ def _multiplied_gradients(args: Any, model: torch.nn.Module | None) -> str | Non
         return None
     return (
         f"The gradients of {_inner(model).__name__} come out multiplied by {factor} (gradient_accumulation_steps x "
-        "processes; transformers issue 47688), unless you gave the Trainer a compute_loss_func: set "
-        "model.accepts_loss_kwargs = False before you make the Trainer"
+        "processes; transformers issue 47688), unless the Trainer has a compute_loss_func, or its "
+        "model_accepts_loss_kwargs is False: set model.accepts_loss_kwargs = False before you make the Trainer"
     )
 
 

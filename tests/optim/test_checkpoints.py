@@ -121,6 +121,57 @@ def test_scale_free_takes_torch_and_gives_it_back() -> None:
     run(c, c.param_groups[0]["params"], range(6, 7))
 
 
+def as_saved_by(cls: type[torch.optim.Optimizer], **options: object) -> dict:
+    params = new_params()
+    optimizer = cls(params, **options)
+    run(optimizer, params, range(1))
+    return through_torch_save(optimizer.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("saved", "cls", "options", "told"),
+    [
+        ((torch.optim.AdamW, {}), ScaleFreeAdamW, {}, "eps=1e-08 replaces eps=0.0"),
+        ((ProxAdam, {}), ProxAdam, {"eps": 0.0}, "eps=1e-08 replaces eps=0.0"),
+        ((ProxAdam, {}), ProxAdam, {"proximal": "l1"}, "proximal='l2' replaces proximal='l1'"),
+        ((ProxAdam, {"amsgrad": True}), ProxAdam, {}, "amsgrad=True replaces amsgrad=False"),
+        ((ScaleFreeAdamW, {"direction": "atan2"}), ScaleFreeAdamW, {}, "direction='atan2' replaces direction='ratio'"),
+        ((torch.optim.AdamW, {}), ScaleFreeAdamW, {"direction": "atan2"}, "eps=1e-08 is left out"),
+    ],
+)
+def test_another_update_than_the_constructors_is_told(saved, cls, options, told) -> None:
+    params = new_params()
+    optimizer = cls(params, **options)
+    with pytest.warns(UserWarning, match=f"^{cls.__name__}: of the loaded state dict, {told}"):
+        optimizer.load_state_dict(as_saved_by(saved[0], **saved[1]))
+    run(optimizer, params, range(1, 2))
+    assert optimizer.state[params[0]]["step"] == 2
+    if told.endswith("left out"):
+        assert (optimizer.param_groups[0]["direction"], optimizer.param_groups[0]["eps"]) == ("atan2", 0.0)
+
+
+def test_what_schedules_change_is_no_other_update(recwarn) -> None:
+    state = as_saved_by(ProxAdam, lr=0.1, betas=(0.5, 0.999), weight_decay=0.3)
+    optimizer = ProxAdam(new_params())
+    optimizer.load_state_dict(state)
+    assert optimizer.param_groups[0]["betas"] == (0.5, 0.999)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("way", ["foreach", "fused"])
+def test_the_execution_is_the_optimizers_own(way: str) -> None:
+    state = as_saved_by(torch.optim.AdamW, lr=0.01, **{way: True})
+    params = new_params()
+    optimizer = ProxAdam(params, foreach=False)
+    optimizer.load_state_dict(state)
+    assert (optimizer.param_groups[0]["foreach"], optimizer.param_groups[0]["fused"]) == (False, None)
+    run(optimizer, params, range(1, 2))
+    compiled = ProxAdam(new_params(), compile=True)
+    compiled.load_state_dict(state)
+    assert compiled.param_groups[0]["compile"]
+    assert not compiled.param_groups[0][way]
+
+
 def test_old_state_dicts_and_numbers_as_steps_load() -> None:
     params = new_params()
     optimizer = ProxAdam(params, lr=0.01, decay_schedule="relative", rounding="stochastic", seed=3)
@@ -185,6 +236,9 @@ def test_a_refused_state_dict_changes_nothing() -> None:
     with pytest.raises(ValueError, match="Invalid weight_decay value: -1"):
         optimizer.load_state_dict(state)
     assert optimizer.param_groups[0]["weight_decay"] == 0.01
+    two = ProxAdam([{"params": params[:1]}, {"params": params[1:]}])
+    with pytest.raises(ValueError, match="different number of parameter groups: 1, and this optimizer has 2"):
+        two.load_state_dict(optimizer.state_dict())
     state["param_groups"][0] = {
         **state["param_groups"][0],
         "weight_decay": 0.01,

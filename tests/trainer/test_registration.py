@@ -6,6 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +171,21 @@ def test_a_resumed_training_equals_an_uninterrupted_one(name: str, tmp_path: Pat
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@every_name
+def test_a_checkpoint_of_torchs_fused_adamw_goes_on_under_another_name(name: str, tmp_path: Path) -> None:
+    """It is what transformers 5 writes unless told otherwise."""
+    options = {"learning_rate": 0.05, "max_steps": 4, "save_steps": 2}
+    trainer(arguments(tmp_path, optim="adamw_torch_fused", **options)).train()
+    resumed = trainer(arguments(tmp_path / "resumed", optim=name, **options))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    told = [str(w.message) for w in caught if "of the loaded state dict" in str(w.message)]
+    assert [text.partition("dict, ")[2].partition(". To go")[0] for text in told] == {
+        "adamw_atan2": ["eps=1e-08 is left out, for which direction='atan2' has no use"],
+        "adamw_scale_free": ["eps=1e-08 replaces eps=0.0"],
+        "proxadam_scale_free": ["eps=1e-08 replaces eps=0.0"],
+    }.get(name, [])
+    assert {float(state["step"]) for state in resumed.optimizer.optimizer.state.values()} == {4.0}
