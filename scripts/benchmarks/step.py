@@ -3,12 +3,14 @@
     python scripts/benchmarks/step.py [--repeats 30]
 
 Two sets of tensors: "bert" (22.6 M parameters in 104 tensors, the shapes of MiniLM) and "small" (300 tensors of 64).
-All optimizers take one step in turn, `repeats` rounds; medians are printed, and the ratio of each to torch's foreach
-and fused AdamW. "scratch" is the most memory that a step held beside parameters, gradients and state.
+In each of `repeats` rounds all optimizers take one step, in a new order, for what ran before has changed the
+processor's caches. Medians are printed, and the ratio of each to torch's foreach and fused AdamW. "scratch" is the most
+memory that a step held beside parameters, gradients and state.
 """
 
 import argparse
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -68,10 +70,12 @@ def scratch_bytes(optimizer: torch.optim.Optimizer) -> int:
 def measure(shapes: list[tuple[int, ...]], repeats: int) -> list[tuple[str, float, int]]:
     optimizers = {name: make(parameters(shapes)) for name, make in SETTINGS.items()}
     times: dict[str, list[float]] = {name: [] for name in optimizers}
+    order, shuffle = list(optimizers), random.Random(0).shuffle
     for round_number in range(repeats + 3):
-        for name, optimizer in optimizers.items():
+        shuffle(order)
+        for name in order:
             begin = time.perf_counter()
-            optimizer.step()
+            optimizers[name].step()
             if round_number >= 3:  # the first ones create state and compile
                 times[name].append(time.perf_counter() - begin)
     return [(name, statistics.median(times[name]), scratch_bytes(opt)) for name, opt in optimizers.items()]
