@@ -4,7 +4,6 @@ Results travel through Ray to the driver, which alone writes to the study folder
 lost driver left running can't write anything.
 """
 
-import contextlib
 import dataclasses
 import os
 import shutil
@@ -92,10 +91,7 @@ class RayRunner:
                     yield queue.finish(cell, error)
                 yield Event(kind="tick")
         finally:
-            for reference in running:
-                with contextlib.suppress(ray.exceptions.RayError):
-                    ray.cancel(reference, force=True)
-            self._end()
+            self._end()  # Ray ends what its driver left running, and aborts where a task ends as it is cancelled
 
     def _start_guard(self) -> "subprocess.Popen[bytes]":
         """Have every process that Ray starts from here on end with this one."""
