@@ -233,7 +233,7 @@ class AdamFamily(Optimizer):
             warnings.warn(
                 f"{type(self).__name__}: of the loaded state dict, {', '.join(dict.fromkeys(told))}. To go on with "
                 "other options, set them in param_groups after loading, or start anew from the weights alone.",
-                stacklevel=4,
+                stacklevel=4,  # past the two calls that `_disable_dynamo` adds
             )
         ids = [i for group in loaded[0]["param_groups"] for i in group["params"]]
         params = [p for group in self.param_groups for p in group["params"]]

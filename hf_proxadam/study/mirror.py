@@ -35,7 +35,7 @@ class Mirror:
     """
 
     def __init__(self, url: str, folder: Path) -> None:
-        if "@" in url:
+        if re.search(r"://[^/]*:[^/]*@", url):  # abfs://CONTAINER@ACCOUNT is none
             raise ValueError(
                 "The URL of --output_dir must not hold credentials, for the command is recorded: give them to fsspec "
                 "by the environment or its configuration."

@@ -1,6 +1,7 @@
 """A study folder and its copy in an object store (fsspec's, in memory)."""
 
 import json
+import re
 
 import fsspec
 import pytest
@@ -110,8 +111,10 @@ def test_a_damaged_result_is_named_and_not_kept(study, there, tmp_path):
     assert not store.result_file(tmp_path, damaged).exists()
 
 
-def test_a_store_whose_library_is_missing_says_which(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"--output_dir is gs://b; it must be a folder, or a URL of fsspec's \(.*gcsfs"
-    ):
-        Mirror("gs://b", tmp_path)
+@pytest.mark.parametrize(
+    ("url", "library"), [("gs://b", "gcsfs"), ("abfs://box@account.dfs.core.windows.net/study", "adlfs")]
+)
+def test_a_store_whose_library_is_missing_says_which(url, library, tmp_path):
+    sentence = rf"--output_dir is {re.escape(url)}; it must be a folder, or a URL of fsspec's \(.*{library}"
+    with pytest.raises(ValueError, match=sentence):
+        Mirror(url, tmp_path)
