@@ -38,6 +38,11 @@ def main() -> None:
     except Exception:
         answer(error=traceback.format_exc()[-MOST_OF_A_TRACEBACK:])
         sys.exit(1)
+    # At once: a DDP module that is still in a reference cycle now would take its process group down while it holds the
+    # interpreter's lock, and now and then wait for ever for gloo's thread, which wants that lock.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,21 @@ from hf_proxadam.scales import GradientScaleRecorder
 
 
 def main(way: str, rank: int, world: int, folder: Path) -> None:
+    if way == "single":
+        train(way, rank, world, folder)
+        return
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.FileStore(str(folder / "rendezvous"), world), rank=rank, world_size=world
+    )
+    # The model goes with its function: a DDP module that outlives its process group takes the group down while it holds
+    # the interpreter's lock, and now and then waits for ever for gloo's thread, which wants that lock.
+    train(way, rank, world, folder)
+    torch.distributed.destroy_process_group()
+
+
+def train(way: str, rank: int, world: int, folder: Path) -> None:
     torch.manual_seed(0)
     model: nn.Module = nn.Sequential(nn.Linear(6, 33), nn.ReLU(), nn.Linear(33, 33), nn.ReLU(), nn.Linear(33, 1))
-    if way != "single":
-        torch.distributed.init_process_group(
-            "gloo", store=torch.distributed.FileStore(str(folder / "rendezvous"), world), rank=rank, world_size=world
-        )
     if way == "ddp":
         model = nn.parallel.DistributedDataParallel(model)
     if way in ("fsdp2", "hsdp"):
@@ -42,8 +51,6 @@ def main(way: str, rank: int, world: int, folder: Path) -> None:
         optimizer.step()
         optimizer.zero_grad()
     recorder.close()
-    if way != "single":
-        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
