@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from . import execution, proximal, validation
+from . import execution, proximal, rounding, validation
 from .proximal import ProximalMap
 from .update import Form, ratio_bound
 
@@ -110,21 +110,24 @@ class AdamFamily(Optimizer):
 
     @torch._disable_dynamo
     def _step_groups(self) -> None:
-        work = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
-        for params in work:
-            for p in params:
-                if p.grad.layout != torch.strided:
+        work = []
+        for group in self.param_groups:
+            found = [(p, g) for p in group["params"] if (g := p.grad) is not None]
+            params, grads = map(list, zip(*found, strict=True)) if found else ([], [])
+            for g in grads:
+                if g.layout != torch.strided:
                     raise RuntimeError(
                         f"{type(self).__name__} does not support sparse gradients (got one for a parameter of shape "
-                        f"{tuple(p.shape)}); set sparse=False in its layer, or give it to torch.optim.SparseAdam"
+                        f"{tuple(g.shape)}); set sparse=False in its layer, or give it to torch.optim.SparseAdam"
                     )
+            work.append((params, grads))
         with torch.set_grad_enabled(self.defaults["differentiable"]):
-            for number, (group, params) in enumerate(zip(self.param_groups, work, strict=True)):
+            for number, (group, (params, grads)) in enumerate(zip(self.param_groups, work, strict=True)):
                 if params:
                     form = self._form(group)
-                    states = self._states(params, number, group, form)
-                    generators = self._generators(params, states, number, group)
-                    execution.step_group(params, states, group, form, generators)
+                    state = self._state(params, number, group, form)
+                    generators = self._generators(params, state["step"], number, group)
+                    execution.step_group(params, grads, state, group, form, generators)
 
     def _form(self, group: dict[str, Any]) -> Form:
         decays, chosen = bool(group["weight_decay"] != 0), None
@@ -144,30 +147,26 @@ class AdamFamily(Optimizer):
             differentiable=group["differentiable"],
         )
 
-    def _states(self, params: list[Tensor], number: int, group: dict[str, Any], form: Form) -> list[dict[str, Any]]:
-        needed = {"step", "exp_avg", second_key(form)}
-        if form.amsgrad:
-            needed.add(f"max_{second_key(form)}")
-        if form.proximal is not None and form.proximal.needs_start:
-            needed.add("start")
+    def _state(self, params: list[Tensor], number: int, group: dict[str, Any], form: Form) -> dict[str, list[Tensor]]:
+        """The state of each parameter, a list for each key; what is lacking is created."""
+        keys = execution.state_keys(form)
         states = [self.state[p] for p in params]
-        for index, (param, state) in enumerate(zip(params, states, strict=True)):
-            if not needed <= state.keys() or not isinstance(state["step"], Tensor):
-                self._fill(state, needed, param, index, number, group, form)
-        return states
+        try:
+            return {key: [state[key] for state in states] for key in keys}
+        except KeyError:
+            for param, state in zip(params, states, strict=True):
+                self._fill(state, keys, param, number, group, form)
+            return {key: [state[key] for state in states] for key in keys}
 
     def _fill(
-        self, state: dict[str, Any], needed: set[str], param: Tensor, index: int, number: int, group: Any, form: Form
+        self, state: dict[str, Any], keys: list[str], param: Tensor, number: int, group: dict[str, Any], form: Form
     ) -> None:
         """Create what a parameter's state lacks, from what it has where that says it."""
         fresh = "exp_avg" not in state
-        device = param.device if group["capturable"] else "cpu"
-        if not isinstance(state.setdefault("step", 0.0), Tensor):
-            wide = torch.get_default_dtype() == torch.float64  # as torch's own
-            dtype = torch.float64 if wide else torch.float32
-            state["step"] = torch.tensor(float(state["step"]), dtype=dtype, device=device)
+        if "step" not in state:
+            state["step"] = _step_tensor(0.0, param, group)
         _adapt_second_moment(state, form.scale_free)
-        if "start" in needed and "start" not in state:
+        if "start" in keys and "start" not in state:
             given = self._given_starts.get(number)
             if given is not None:
                 index = next(i for i, p in enumerate(group["params"]) if p is param)
@@ -179,18 +178,19 @@ class AdamFamily(Optimizer):
                     "proximal='l2_start' with start='current' can't go on from a state that has no start: load one "
                     "that was saved with l2_start, or give start as tensors"
                 )
-        for key in needed - state.keys():
-            state[key] = torch.zeros_like(
-                param, dtype=execution.moment_dtype(param), memory_format=torch.preserve_format, requires_grad=False
-            )
+        for key in keys:
+            if key not in state:
+                state[key] = torch.zeros_like(
+                    param, dtype=rounding.moment_dtype(param), memory_format=torch.preserve_format, requires_grad=False
+                )
 
     def _generators(
-        self, params: list[Tensor], states: list[dict[str, Any]], number: int, group: dict[str, Any]
+        self, params: list[Tensor], steps: list[Tensor], number: int, group: dict[str, Any]
     ) -> dict[torch.device, torch.Generator] | None:
         """Random bits that depend on seed, step and group alone, so that a resumed run draws the same ones."""
-        if group["rounding"] == "nearest" or not any(execution.is_low_precision(p.dtype) for p in params):
+        if group["rounding"] == "nearest" or not any(rounding.is_low_precision(p.dtype) for p in params):
             return None
-        text = f"{group['seed']} {max(float(s['step']) for s in states)} {number}"
+        text = f"{group['seed']} {max(float(step) for step in steps)} {number}"
         seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
         return {device: torch.Generator(device).manual_seed(seed) for device in {p.device for p in params}}
 
@@ -239,8 +239,8 @@ class AdamFamily(Optimizer):
         params = [p for group in self.param_groups for p in group["params"]]
         for i, param in zip(ids, params, strict=True):
             for key, value in loaded[0]["state"].get(i, {}).items():
-                if key in _MOMENTS and isinstance(value, Tensor) and execution.is_low_precision(param.dtype):
-                    self.state[param][key] = value.to(device=param.device, dtype=execution.moment_dtype(param))
+                if key in _MOMENTS and isinstance(value, Tensor) and rounding.is_low_precision(param.dtype):
+                    self.state[param][key] = value.to(device=param.device, dtype=rounding.moment_dtype(param))
 
     def _take_over(self, own: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
         """The group of a state dict as it is loaded into a group of this optimizer."""
@@ -274,6 +274,10 @@ class AdamFamily(Optimizer):
             old = before[number] if before else self.defaults
             for key in (*self.defaults, "initial_lr"):
                 group.setdefault(key, old.get(key, group["lr"]))
+            for param in group["params"]:
+                own = self.state.get(param, {})
+                if "step" in own and not isinstance(own["step"], Tensor):  # from an old torch
+                    own["step"] = _step_tensor(own["step"], param, group)
 
     def _check_group(self, group: dict[str, Any]) -> None:
         validation.check(group, type(self).__name__)
@@ -295,9 +299,10 @@ def _read_tensors(options: dict[str, Any], differentiable: bool) -> None:
         options["betas"] = tuple(b.reshape(()) if differentiable else b.item() for b in betas)
 
 
-def second_key(form: Form) -> str:
-    """The state's name of the second moment."""
-    return "exp_avg_sq_root" if form.scale_free else "exp_avg_sq"
+def _step_tensor(count: float, param: Tensor, group: dict[str, Any]) -> Tensor:
+    """The count of steps as the state holds it, in the dtype that torch's optimizers give it."""
+    dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+    return torch.tensor(float(count), dtype=dtype, device=param.device if group["capturable"] else "cpu")
 
 
 def _adapt_second_moment(state: dict[str, Any], scale_free: bool) -> None:

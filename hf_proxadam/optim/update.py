@@ -34,6 +34,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from .rounding import stochastic_round
+
 if TYPE_CHECKING:
     from .proximal import ProximalMap
 
@@ -235,9 +237,9 @@ def adam_update_many(
     if not _regularised(form):
         _step_by_kernel(params, grads, exp_avgs, seconds, scalars, form)
         return
-    sizes = [p.numel() for p in params]
-    steps = list(torch.cat(params).mul_(-scalars.size * scalars.decay).split(sizes))
-    _step_by_kernel(steps, grads, exp_avgs, seconds, scalars, form)
+    sizes = list(map(Tensor.numel, params))
+    steps = torch.unsafe_split_with_sizes(torch.cat(params).mul_(-scalars.size * scalars.decay), sizes)
+    _step_by_kernel(list(steps), grads, exp_avgs, seconds, scalars, form)
     torch._foreach_add_(params, steps)
 
 
@@ -349,26 +351,3 @@ def _axpy(y: Tensor, x: Tensor, a: float | Tensor, out: Tensor | None = None) ->
     if not isinstance(a, Tensor):
         return torch.add(y, x, alpha=a) if out is None else y.add_(x, alpha=a)
     return y + x * a if out is None else y.add_(x * a)
-
-
-def stochastic_round(x: Tensor, dtype: torch.dtype, noise: Tensor) -> Tensor:
-    """Round float32 `x` to bf16 or fp16 so that the expected value of the result is `x`.
-
-    Each value goes to one of its two neighbours, with probability proportional to the closeness of the other. A value
-    that `dtype` holds exactly stays; NaN, infinities and values past the largest finite one round as in `Tensor.to`.
-    In the subnormal range of fp16 the probabilities are multiples of 2^-13.
-
-    Args:
-        x: float32, any shape.
-        dtype: torch.bfloat16 or torch.float16.
-        noise: int32 of the shape of `x`, uniform over 0 .. 2^16 - 1.
-    """
-    if dtype is torch.bfloat16:
-        # bf16 is the upper half of a float32: add less than one unit of it, and cut the lower half off.
-        rounded = ((x.view(torch.int32) + noise) & -65536).view(torch.float32)
-    else:
-        # fp16 keeps 10 bits of fraction above 2^-14, and has a fixed spacing of 2^-24 below.
-        exponent = torch.frexp(x).exponent.clamp_min(-13)
-        spacing = torch.ldexp(torch.ones_like(x), exponent - 11)
-        rounded = (x / spacing + (noise >> 3) * 2.0**-13).floor() * spacing
-    return torch.where(x.abs() <= torch.finfo(dtype).max, rounded, x).to(dtype)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_proxadam.optim import ProxAdam
-from hf_proxadam.optim.update import stochastic_round
+from hf_proxadam.optim.rounding import stochastic_round
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 
@@ -76,9 +76,9 @@ def test_bits_depend_on_the_seed_and_the_step_alone() -> None:
 
 def test_compiling_draws_no_bits() -> None:
     """A resumed run compiles in its first step, where the unbroken one had compiled before."""
-    from hf_proxadam.optim import execution
+    from hf_proxadam.optim.compiled import compiled_rows
 
-    execution._compiled.cache_clear()
+    compiled_rows.cache_clear()
     ends = []
     for _ in ("compiles", "has compiled"):
         params = [torch.nn.Parameter(torch.ones(n, dtype=torch.bfloat16)) for n in (9000, 40)]
@@ -87,6 +87,6 @@ def test_compiling_draws_no_bits() -> None:
             p.grad = torch.ones_like(p)
         optimizer.step()
         ends.append(torch.cat([p.detach() for p in params]))
-    assert execution._compiled.cache_info().misses == 1
+    assert compiled_rows.cache_info().misses == 1
     assert torch.equal(*ends)
     assert ends[0].unique().numel() == 2

@@ -236,16 +236,16 @@ def test_the_default_dtype_does_not_round_the_step_count(case: Case, dtype: torc
 
 def test_compiled_steps_are_compiled_once() -> None:
     """Whatever the sizes, the step and the learning rate; a proximal map is the same object at every step."""
-    from hf_proxadam.optim import execution
+    from hf_proxadam.optim.compiled import compiled_rows
 
-    execution._compiled.cache_clear()
+    compiled_rows.cache_clear()
     for shapes in ([(5000,), (9000,), (9000,), (300,)], [(20_000,), (7, 3)]):
         params = [torch.nn.Parameter(torch.ones(s)) for s in shapes]
         optimizer = ProxAdam(params, lr=0.01, weight_decay=0.1, proximal="elastic_net", compile=True)
         for seed in range(3):
             optimizer.param_groups[0]["lr"] *= 0.9
             step_with(optimizer, params, seed)
-    assert execution._compiled.cache_info().misses == 1
+    assert compiled_rows.cache_info().misses == 1
     compiles = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     step_with(optimizer, params)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiles
@@ -275,9 +275,9 @@ def test_what_the_loop_was_not_compiled_for_does_not_reach_it() -> None:
 @pytest.mark.slow
 def test_many_tensors_are_compiled_together() -> None:
     """50 large tensors, and small ones that are gathered: two calls of 40 rows, the second not full, compiled once."""
-    from hf_proxadam.optim import execution
+    from hf_proxadam.optim.compiled import compiled_rows
 
-    execution._compiled.cache_clear()
+    compiled_rows.cache_clear()
     shapes = [(9000 + 100 * (i % 7),) for i in range(50)] + [(50,)] * 4
     ends = []
     for compile_ in (False, True):
@@ -286,7 +286,7 @@ def test_many_tensors_are_compiled_together() -> None:
         for seed in range(3):
             step_with(optimizer, params, seed)
         ends.append(params)
-    assert execution._compiled.cache_info().misses == 1
+    assert compiled_rows.cache_info().misses == 1
     for default, compiled in zip(*ends, strict=True):
         torch.testing.assert_close(compiled, default, rtol=1e-6, atol=1e-7)
 
