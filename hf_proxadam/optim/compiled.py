@@ -94,7 +94,7 @@ def update_compiled(
             adam_update(*piece, noise, scalars, form)
             scatter(piece, flat)
             continue
-        chunk.append(((param.detach(), *piece[1:], noise), flat))
+        chunk.append(((param.detach() if param.requires_grad else param, *piece[1:], noise), flat))
         scratch += param.numel() if noisy or flat else 0
         if len(chunk) == max(_ROWS_AT_ONCE) or scratch > _SCRATCH:
             run()

@@ -1,5 +1,6 @@
 """A bucket of tensors in pieces, each worth a call to torch: large ones in slices, small ones together."""
 
+import sys
 from collections.abc import Callable, Iterator
 from itertools import chain
 from operator import attrgetter
@@ -8,10 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .update import Form, Scalars, adam_update_many, torch_has_a_kernel
+from .update import Form, Scalars, adam_update_many, regularised, torch_has_a_kernel
 
 # In elements. On a CPU a piece of each of five tensors has to fit the cache; a GPU wants few launches instead.
 _PIECE = {"cpu": 2**18}
+_PIECE_BY_KERNEL = 2**19
 _PIECE_ELSEWHERE = 2**22
 _GATHERED = {"cpu": 2**17}
 _SMALL = {"cpu": 2**13}
@@ -32,7 +34,7 @@ class Row(NamedTuple):
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Row":
         """The row with `change` made to each of its tensors."""
-        return Row(*(None if t is None else change(t) for t in self))  # type: ignore[arg-type]
+        return Row(*[None if t is None else change(t) for t in self])  # type: ignore[arg-type]
 
 
 _WRITTEN = (True, False, True, True, True, False)  # which of them the update writes to
@@ -90,8 +92,13 @@ def pieces(bucket: Bucket, scalars: Scalars, form: Form, *, whole: bool) -> Iter
     first = bucket.params[0]
     device = first.device.type
     few, many = _SMALL.get(device, _SMALL_ELSEWHERE), _GATHERED.get(device, _PIECE_ELSEWHERE)
+    size = _PIECE.get(device, _PIECE_ELSEWHERE)
     same_dtype = first.dtype == bucket.grads[0].dtype == bucket.exp_avgs[0].dtype
     by_kernel = device == "cpu" and same_dtype and torch_has_a_kernel(form, scalars)
+    if by_kernel:
+        size = _PIECE_BY_KERNEL
+        if not (regularised(form) or whole):
+            few = many = sys.maxsize  # no scratch is needed, so there is nothing to cut large tensors for
 
     parts, others = _small(bucket, few, many)
     for part in parts:
@@ -99,9 +106,7 @@ def pieces(bucket: Bucket, scalars: Scalars, form: Form, *, whole: bool) -> Iter
         if by_kernel:
             adam_update_many(flat.params, flat.grads, flat.exp_avgs, flat.seconds, scalars, form)
         else:
-            gathered: list[Any] = [None if column[0] is None else torch.cat(column) for column in flat.columns()]
-            yield Row(*gathered), flat
-    size = _PIECE.get(device, _PIECE_ELSEWHERE)
+            yield _gather(flat), flat  # not named here, for it would be held until the last piece is done
     for row in others.rows():
         numel = row.param.numel()
         if numel > size and not whole:
@@ -109,6 +114,10 @@ def pieces(bucket: Bucket, scalars: Scalars, form: Form, *, whole: bool) -> Iter
                 yield piece, None
         elif numel:
             yield _flatten(row) or row, None
+
+
+def _gather(flat: Bucket) -> Row:
+    return Row(*(None if column[0] is None else torch.cat(column) for column in flat.columns()))  # type: ignore[arg-type]
 
 
 def scatter(piece: tuple[Tensor | None, ...], flat: Bucket | None) -> None:
@@ -138,8 +147,9 @@ def _small(bucket: Bucket, few: int, many: int) -> tuple[list[Bucket], Bucket]:
     parts: list[list[int]] = [[]]
     others: list[int] = []
     total = 0
-    for index, numel in enumerate(sizes):
-        if not (0 < numel <= few and all(column[index].is_contiguous() for column in written)):
+    dense = map(all, zip(*(map(Tensor.is_contiguous, column) for column in written), strict=True))
+    for index, (numel, is_dense) in enumerate(zip(sizes, dense, strict=True)):
+        if not 0 < numel <= few or not is_dense:
             others.append(index)
             continue
         if total + numel > many:
@@ -152,8 +162,13 @@ def _small(bucket: Bucket, few: int, many: int) -> tuple[list[Bucket], Bucket]:
 
 def _flat(bucket: Bucket) -> Bucket:
     """1-d contiguous views of all tensors, and copies of gradients that have gaps."""
-    if set(map(Tensor.dim, bucket.params)) != {1}:
-        bucket = Bucket(*(c if c[0] is None else [t.reshape(-1) for t in c] for c in bucket.columns()))
+    dims = list(map(Tensor.dim, bucket.params))
+    if dims.count(1) != len(dims):
+        columns = (
+            c if c[0] is None else [t if d == 1 else t.reshape(-1) for t, d in zip(c, dims, strict=True)]
+            for c in bucket.columns()
+        )
+        bucket = Bucket(*columns)
     if not all(map(Tensor.is_contiguous, bucket.grads)):
         bucket = bucket._replace(grads=[g.contiguous() for g in bucket.grads])
     return bucket

@@ -189,7 +189,7 @@ def adam_update(
     x, g = param.to(dtype), grad.to(dtype)
     m, s, largest = exp_avg, second, max_second
     if torch_has_a_kernel(form, scalars) and all(t.is_cpu and t.is_contiguous() for t in (x, g, m, s)):
-        step = torch.mul(x, -scalars.size * scalars.decay) if _regularised(form) else x
+        step = torch.mul(x, -scalars.size * scalars.decay) if regularised(form) else x
         _step_by_kernel([step], [g], [m], [s], scalars, form)
         x_new = x if step is x else x.add_(step)
     else:
@@ -234,7 +234,7 @@ def adam_update_many(
         scalars: the numbers of this step.
         form: which equations; [`torch_has_a_kernel`] holds.
     """
-    if not _regularised(form):
+    if not regularised(form):
         _step_by_kernel(params, grads, exp_avgs, seconds, scalars, form)
         return
     sizes = list(map(Tensor.numel, params))
@@ -254,7 +254,7 @@ def torch_has_a_kernel(form: Form, scalars: Scalars) -> bool:
     )
 
 
-def _regularised(form: Form) -> bool:
+def regularised(form: Form) -> bool:
     """Whether the regulariser stands beside the direction, and not in the gradient."""
     return form.decays and form.rule != "coupled"
 
@@ -318,7 +318,7 @@ def _step(x: Tensor, m: Tensor, s: Tensor, scalars: Scalars, start: Tensor | Non
     if form.proximal is not None:
         move = torch.mul(d, scalars.bias * scalars.lr, out=to_d)
         return x - form.proximal.displacement(x, move, scalars.lr * scalars.decay, start)
-    if _regularised(form):
+    if regularised(form):
         d = _axpy(d, x, scalars.pull, out=to_d)
     return _axpy(x, d, -scalars.move, out=to_x)
 
