@@ -135,19 +135,19 @@ def all_contiguous(row: Row) -> bool:
 
 
 def _small(bucket: Bucket, few: int, many: int) -> tuple[list[Bucket], Bucket]:
-    """The tensors of 1 to `few` elements that can be written back from a gathered piece, in parts of at most `many`.
+    """The contiguous tensors of 1 to `few` elements, in parts of at most `many`.
 
     Returns:
         These parts, and the other tensors.
     """
-    written = [column for column, w in zip(bucket.columns(), _WRITTEN, strict=True) if w and column[0] is not None]
+    present = [column for column in bucket.columns() if column[0] is not None]
     sizes = list(map(Tensor.numel, bucket.params))
-    if min(sizes) > 0 and max(sizes) <= few and sum(sizes) <= many and all(map(Tensor.is_contiguous, chain(*written))):
+    if min(sizes) > 0 and max(sizes) <= few and sum(sizes) <= many and all(map(Tensor.is_contiguous, chain(*present))):
         return [bucket], bucket.take([])
     parts: list[list[int]] = [[]]
     others: list[int] = []
     total = 0
-    dense = map(all, zip(*(map(Tensor.is_contiguous, column) for column in written), strict=True))
+    dense = map(all, zip(*(map(Tensor.is_contiguous, column) for column in present), strict=True))
     for index, (numel, is_dense) in enumerate(zip(sizes, dense, strict=True)):
         if not 0 < numel <= few or not is_dense:
             others.append(index)
@@ -161,17 +161,15 @@ def _small(bucket: Bucket, few: int, many: int) -> tuple[list[Bucket], Bucket]:
 
 
 def _flat(bucket: Bucket) -> Bucket:
-    """1-d contiguous views of all tensors, and copies of gradients that have gaps."""
+    """1-d views of all tensors, which are contiguous."""
     dims = list(map(Tensor.dim, bucket.params))
-    if dims.count(1) != len(dims):
-        columns = (
-            c if c[0] is None else [t if d == 1 else t.reshape(-1) for t, d in zip(c, dims, strict=True)]
-            for c in bucket.columns()
-        )
-        bucket = Bucket(*columns)
-    if not all(map(Tensor.is_contiguous, bucket.grads)):
-        bucket = bucket._replace(grads=[g.contiguous() for g in bucket.grads])
-    return bucket
+    if dims.count(1) == len(dims):
+        return bucket
+    columns = (
+        c if c[0] is None else [t if d == 1 else t.view(-1) for t, d in zip(c, dims, strict=True)]
+        for c in bucket.columns()
+    )
+    return Bucket(*columns)
 
 
 def _slices(row: Row, size: int) -> Iterator[Row]:

@@ -317,10 +317,25 @@ def _step(x: Tensor, m: Tensor, s: Tensor, scalars: Scalars, start: Tensor | Non
     to_d = None if form.functional else d
     if form.proximal is not None:
         move = torch.mul(d, scalars.bias * scalars.lr, out=to_d)
-        return x - form.proximal.displacement(x, move, scalars.lr * scalars.decay, start)
+        away = form.proximal.displacement(x, move, scalars.lr * scalars.decay, start)
+        return x + _none_at_lr_0(-away, scalars.lr, form) if _must_not_read(scalars.lr) else x - away
     if regularised(form):
         d = _axpy(d, x, scalars.pull, out=to_d)
+    if _must_not_read(scalars.lr):
+        d = _none_at_lr_0(d * -scalars.move, scalars.lr, form)
+        return torch.add(x, d, out=to_x)
     return _axpy(x, d, -scalars.move, out=to_x)
+
+
+def _must_not_read(lr: float | Tensor) -> bool:
+    """Whether a step is to find out on the device that lr = 0, the identity; compiled steps are not taken then."""
+    return isinstance(lr, Tensor) and not torch.compiler.is_compiling()
+
+
+def _none_at_lr_0(step: Tensor, lr: float | Tensor, form: Form) -> Tensor:
+    """`step`; and where lr = 0, whatever it is, -0, which added to any number gives that number. Gradients flow on."""
+    assert isinstance(lr, Tensor)
+    return torch.where(lr == 0, -(step.detach() - step) if form.differentiable else -0.0, step)
 
 
 def _scale_free_direction(m: Tensor, root: Tensor, scalars: Scalars, form: Form) -> Tensor:
