@@ -70,7 +70,13 @@ def step_group(
         group: the group's options.
         form: which equations.
         generators: random bits for stochastic rounding, by device; None rounds to nearest.
+
+    Raises:
+        ValueError: a gradient or a state of another size than its parameter; nothing of the group was changed then.
     """
+    _check_sizes(params, {"grad": grads, **state})
+    if any(map(Tensor.is_neg, grads)):  # from behind a complex conjugate; torch's kernel refuses them
+        grads = [g.resolve_neg() for g in grads]
     nothing: list[Any] = [None] * len(params)
     second = second_key(form)
     bucket = Bucket(
@@ -96,8 +102,6 @@ def step_group(
         return
 
     counts = [count + 1 for count in map(Tensor.item, steps)]
-    # A number would be wrapped into a tensor for each of them; with alpha, this one is not taken for a number.
-    torch._foreach_add_(steps, torch.tensor(1.0), alpha=1)
     one_by_one = group["differentiable"] or group["foreach"] is False or _row_wise(form)
     for count, part in bucket.by_kind(counts):
         scalars = numbers(count, part.exp_avgs[0].dtype)
@@ -110,6 +114,20 @@ def step_group(
             for piece, flat in pieces(part, scalars, form, whole=False):
                 adam_update(*piece, noise_for(piece.param, generators), scalars, form)
                 scatter(piece, flat)
+    # A number would be wrapped into a tensor for each of them; with alpha, this one is not taken for a number.
+    torch._foreach_add_(steps, torch.tensor(1.0), alpha=1)
+
+
+def _check_sizes(params: list[Tensor], beside: dict[str, list[Tensor]]) -> None:
+    """Refuse what torch's kernel would read and write past the end of."""
+    sizes = list(map(Tensor.numel, params))
+    for name, column in beside.items():
+        if name != "step" and sizes != list(map(Tensor.numel, column)):
+            at = next(i for i, t in enumerate(column) if t.numel() != sizes[i])
+            raise ValueError(
+                f"{name} has shape {tuple(column[at].shape)} for a parameter of shape {tuple(params[at].shape)}: load "
+                "the state of this model, or make a new optimizer where its parameters were replaced"
+            )
 
 
 def _row_wise(form: Form) -> bool:
@@ -137,17 +155,16 @@ def _plain_row(row: Row, form: Form) -> Row:
     """Local shards of DTensors, and complex numbers as pairs of real ones."""
     if _is_dtensor(row.param):
         spread = row.param.placements  # type: ignore[attr-defined]
-        if (
-            form.proximal is not None
-            and not form.proximal.elementwise
-            and any(p.is_shard() and p.dim != 0 for p in spread)
-        ):
+        if _row_wise(form) and any(p.is_shard() and p.dim != 0 for p in spread):
+            assert form.proximal is not None
             raise ValueError(
                 f"proximal={form.proximal.name!r} works on whole rows, and a parameter is sharded by {spread}: shard "
                 "along dimension 0, or use an elementwise proximal map"
             )
         row = row.map(lambda t: _local(t, spread))
-    return row.map(torch.view_as_real) if row.param.is_complex() else row
+    if not row.param.is_complex():
+        return row
+    return row._replace(grad=row.grad.resolve_conj()).map(torch.view_as_real)
 
 
 def _local(tensor: Any, placements: Any) -> Tensor:
