@@ -131,7 +131,15 @@ def scatter(piece: tuple[Tensor | None, ...], flat: Bucket | None) -> None:
 
 def all_contiguous(row: Row) -> bool:
     """Whether the row's tensors have no gaps and the order of their elements in memory."""
-    return all(t is None or t.is_contiguous() for t in row)
+    param, grad, exp_avg, second, max_second, start = row  # spelt out, for it is asked of each tensor at each step
+    return (
+        param.is_contiguous()
+        and grad.is_contiguous()
+        and exp_avg.is_contiguous()
+        and second.is_contiguous()
+        and (max_second is None or max_second.is_contiguous())
+        and (start is None or start.is_contiguous())
+    )
 
 
 def _small(bucket: Bucket, few: int, many: int) -> tuple[list[Bucket], Bucket]:
@@ -193,4 +201,12 @@ def _flatten(row: Row) -> Row | None:
         row = row.map(lambda t: t.permute(order))
         if not all_contiguous(row):
             return None
-    return row.map(torch.flatten)
+    param, grad, exp_avg, second, max_second, start = row
+    return Row(
+        param.view(-1),
+        grad.view(-1),
+        exp_avg.view(-1),
+        second.view(-1),
+        None if max_second is None else max_second.view(-1),
+        None if start is None else start.view(-1),
+    )
