@@ -191,7 +191,7 @@ def adam_update(
     if torch_has_a_kernel(form, scalars) and all(t.is_cpu and t.is_contiguous() for t in (x, g, m, s)):
         step = torch.mul(x, -scalars.size * scalars.decay) if regularised(form) else x
         _step_by_kernel([step], [g], [m], [s], scalars, form)
-        x_new = _told_to_autograd([x])[0] if step is x else x.add_(step)
+        x_new = x if step is x else x.add_(step)
     else:
         if form.differentiable:  # autograd keeps what it is given, and all of this is overwritten below
             x, m, s = x.clone(), m.clone(), s.clone()
@@ -236,7 +236,6 @@ def adam_update_many(
     """
     if not regularised(form):
         _step_by_kernel(params, grads, exp_avgs, seconds, scalars, form)
-        _told_to_autograd(params)
         return
     sizes = list(map(Tensor.numel, params))
     steps = torch.unsafe_split_with_sizes(torch.cat(params).mul_(-scalars.size * scalars.decay), sizes)
@@ -289,13 +288,9 @@ def _step_by_kernel(
         amsgrad=False,
         maximize=form.maximize,
     )
-
-
-def _told_to_autograd(written: list[Tensor]) -> list[Tensor]:
-    """What torch's kernel has written to: it tells nobody, and backward would take that for what it had saved."""
-    for tensor in written:
-        torch.autograd.graph.increment_version(tensor)
-    return written
+    if not regularised(form):  # these are parameters, and the kernel tells autograd nothing of its having changed them
+        for target in targets:
+            torch.autograd.graph.increment_version(target)
 
 
 def _averages(m: Tensor, s: Tensor, g: Tensor, betas: Betas, form: Form) -> tuple[Tensor, Tensor]:

@@ -52,6 +52,13 @@ if __name__ == "__main__":
         loader = torch.utils.data.DataLoader(Rows(), num_workers=1, multiprocessing_context=way)
         print(way, [int(index) for index in loader])
 """
+# Printed when the interpreter ends, which is too late for gloo's threads.
+GROUP = """
+import atexit
+import torch.distributed
+torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+atexit.register(lambda: print("a group is left:", torch.distributed.is_initialized()))
+"""
 
 
 @pytest.fixture
@@ -90,6 +97,12 @@ def test_an_unmodified_script_trains_with_our_names(folder: Path, tmp_path: Path
 def test_workers_of_every_kind_find_the_script_again(folder: Path) -> None:
     out = run([sys.executable, "-m", "hf_proxadam.launch", "workers.py"], folder)
     assert out.splitlines() == [f"{way} [0, 1, 2, 3]" for way in ("fork", "spawn", "forkserver")]
+
+
+def test_the_process_group_ends_before_the_interpreter(tmp_path: Path) -> None:
+    (tmp_path / "group.py").write_text(GROUP)
+    assert run([sys.executable, "group.py"], tmp_path) == "a group is left: True\n"
+    assert run([sys.executable, "-m", "hf_proxadam.launch", "group.py"], tmp_path) == "a group is left: False\n"
 
 
 @pytest.mark.slow
