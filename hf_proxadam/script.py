@@ -16,6 +16,7 @@ from hf_proxadam.scales import GradientScaleCallback
 from hf_proxadam.study import run_record
 from hf_proxadam.study.optimizers import check_training_optimizer
 from hf_proxadam.tasks.base import RecordedTask, Task, unscaled
+from hf_proxadam.trainer.ending import end_process_group
 from hf_proxadam.trainer.experiment import ExperimentTrainer, check_loss_multiplier
 
 T = TypeVar("T")
@@ -177,11 +178,14 @@ def report(trainer: ExperimentTrainer, split: str, metrics: dict[str, Any]) -> N
 
 
 def tell(trainer: ExperimentTrainer, destination: Destination | None) -> None:
-    """Make the model's card, and publish both if that was asked for (rank 0 only); call it at the end.
+    """Make the model's card, and publish both if that was asked for (rank 0 only), and end the process group.
+
+    Call it at the end: the processes can't speak with one another after it.
 
     Raises:
         SystemExit: with code 1 and one sentence, where the Hub refused or could not be reached.
     """
+    end_process_group()
     folder = Path(trainer.args.output_dir)
     if not (trainer.is_world_process_zero() and (folder / run_record.FILE_NAME).is_file()):
         return

@@ -252,9 +252,13 @@ def test_compare_is_the_command_of_the_same_name(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_run_glue_under_accelerate_launch(arguments, tmp_path):
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=1"]
-    command = [*launch, SCRIPTS / "run_glue.py", *arguments(num_train_epochs=1)]
+@pytest.mark.parametrize("processes", [1, 2])
+def test_run_glue_under_a_launcher(processes, arguments, tmp_path):
+    one = ["accelerate.commands.launch", "--cpu", "--num_processes=1"]
+    launch = one if processes == 1 else ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = [sys.executable, "-m", *launch, SCRIPTS / "run_glue.py", *arguments(num_train_epochs=1)]
     env = {**os.environ, "PYTHONPATH": str(SCRIPTS.parent), "HF_HUB_OFFLINE": "1"}
     subprocess.run(command, env=env, check=True)
     assert "eval_accuracy" in json.loads((tmp_path / "out" / "all_results.json").read_text())
+    assert verify(tmp_path / "out") == ([], [])
+    assert f"world_size = {processes}." in (tmp_path / "out" / "README.md").read_text()

@@ -12,6 +12,7 @@ import traceback
 from pathlib import Path
 
 from hf_proxadam.study.worker import begin
+from hf_proxadam.trainer.ending import leave
 
 # A line of up to 4096 bytes is written to a pipe in one piece, and so never mixed with another process's.
 MOST_OF_A_TRACEBACK = 3000
@@ -34,15 +35,10 @@ def main() -> None:
         if os.environ["RANK"] == "0":
             store.save_result(folder, result)
             answer(error=None)
-        torch.distributed.destroy_process_group()
     except Exception:
         answer(error=traceback.format_exc()[-MOST_OF_A_TRACEBACK:])
         sys.exit(1)
-    # At once: a DDP module that is still in a reference cycle now would take its process group down while it holds the
-    # interpreter's lock, and now and then wait for ever for gloo's thread, which wants that lock.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    leave()
 
 
 if __name__ == "__main__":

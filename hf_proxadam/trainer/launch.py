@@ -5,15 +5,15 @@ import io
 import os
 import runpy
 import sys
-import time
 from collections.abc import Sequence
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
+from hf_proxadam.trainer.ending import end_process_group
+
 PROGRAM = "python -m hf_proxadam.launch"
-_FOR_THREADS_TO_FINISH = 0.1  # seconds
 HELP = f"""usage: {PROGRAM} SCRIPT.py [arguments of the script]
        {PROGRAM} -m MODULE [arguments of the module]
 
@@ -47,19 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _refuse(f"there is no option {given[0]!r}, only -m MODULE; the script comes first, its own arguments after it")
     else:
         _run_script(given)
-    _end_process_group()
-
-
-def _end_process_group() -> None:
-    """Do what a script should that was one of several processes, and few do.
-
-    Left to the end of the interpreter, a thread of gloo's that is still putting the last reduction away asks for the
-    interpreter's lock when it is gone, and aborts the process.
-    """
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        time.sleep(_FOR_THREADS_TO_FINISH)  # without the lock, which they then get
-        distributed.destroy_process_group()
+    end_process_group()
 
 
 def _run_script(given: list[str]) -> None:

@@ -12,6 +12,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from hf_proxadam.trainer.ending import leave
+
 from .cases import CASES, REGISTERED, Case
 
 SHARDED = [c for c in CASES if c in REGISTERED or "proximal" in c.options]
@@ -52,7 +54,7 @@ def worker(rank: int, port: int, folder: str) -> None:
     mesh = init_device_mesh("cpu", (WORLD,))
     for number, case in enumerate(SHARDED):
         run_case(case, mesh, rank, f"{folder}/{number}")
-    dist.destroy_process_group()
+    leave()
 
 
 def run_case(case: Case, mesh: DeviceMesh, rank: int, folder: str) -> None:

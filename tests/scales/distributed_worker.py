@@ -8,6 +8,7 @@ import torch.distributed
 from torch import nn
 
 from hf_proxadam.scales import GradientScaleRecorder
+from hf_proxadam.trainer.ending import leave
 
 
 def main(way: str, rank: int, world: int, folder: Path) -> None:
@@ -17,10 +18,8 @@ def main(way: str, rank: int, world: int, folder: Path) -> None:
     torch.distributed.init_process_group(
         "gloo", store=torch.distributed.FileStore(str(folder / "rendezvous"), world), rank=rank, world_size=world
     )
-    # The model goes with its function: a DDP module that outlives its process group takes the group down while it holds
-    # the interpreter's lock, and now and then waits for ever for gloo's thread, which wants that lock.
     train(way, rank, world, folder)
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 def train(way: str, rank: int, world: int, folder: Path) -> None:

@@ -23,6 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback
 
 import hf_proxadam  # noqa: F401  (importing it is what registers the names)
 from hf_proxadam.scales import GradientScaleCallback
+from hf_proxadam.trainer.ending import leave
 
 STEPS, STOP = 20, 10
 GLOBAL_BATCH, ROWS, LENGTH, VOCABULARY = 8, 24, 16, 32  # 3 steps make an epoch: the stop is inside one
@@ -181,12 +182,7 @@ def train(way: str, part: str, folder: Path, names: list[str]) -> NoReturn:
         result = {"parameters": parameters(used), "ran": what_ran(used)}
         if used.is_world_process_zero():
             torch.save(result, folder / name / f"{part}.pt")
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    # At once: taking a DDP module down after its process group, as leaving would do, now and then waits for ever.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    leave()
 
 
 def launch(way: str, part: str, folder: Path, names: list[str]) -> None:
