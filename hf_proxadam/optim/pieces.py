@@ -113,7 +113,7 @@ def pieces(bucket: Bucket, scalars: Scalars, form: Form, *, whole: bool) -> Iter
             for piece in _slices(row, size):
                 yield piece, None
         elif numel:
-            yield _flatten(row) or row, None
+            yield row if whole else flatten(row) or row, None
 
 
 def _gather(flat: Bucket) -> Row:
@@ -182,7 +182,7 @@ def _flat(bucket: Bucket) -> Bucket:
 
 def _slices(row: Row, size: int) -> Iterator[Row]:
     """The row in pieces of at most `size` elements: of the flat tensors where their layouts agree and have no gaps."""
-    flat = _flatten(row)
+    flat = flatten(row)
     numel = row.param.numel()
     if flat is not None:
         row, dim, length = flat, 0, size
@@ -194,7 +194,7 @@ def _slices(row: Row, size: int) -> Iterator[Row]:
         yield Row(*(None if column is None else column[i] for column in columns))  # type: ignore[arg-type]
 
 
-def _flatten(row: Row) -> Row | None:
+def flatten(row: Row) -> Row | None:
     """1-d views of all tensors of the row, in the order of the parameter's memory; None where there are none."""
     if not all_contiguous(row):
         order = sorted(range(row.param.dim()), key=row.param.stride().__getitem__, reverse=True)
