@@ -104,3 +104,11 @@ def reference_run(case: Case, start: torch.Tensor, grads: list[torch.Tensor], sc
             reference.step(c, grad.double().flatten()[index].item(), lr=lr, initial_lr=PEAK, **options)
         result.append(c.x)
     return torch.tensor(result, dtype=torch.float64).reshape(start.shape)
+
+
+def step_with(optimizer: torch.optim.Optimizer, params: list[torch.Tensor], seed: int = 0) -> None:
+    """One step with gradients drawn from `seed`."""
+    generator = torch.Generator().manual_seed(seed)
+    for p in params:
+        p.grad = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+    optimizer.step()
